@@ -1,0 +1,1 @@
+"""Queues in deadline order, batch controllers, and the dispatcher between them."""

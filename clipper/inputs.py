@@ -1,0 +1,356 @@
+"""Input types: what a client sends, the bytes we keep, what the user's function sees.
+
+An input is encoded once, at the door, to the bytes that are hashed for the cache and sent
+to the worker: little-endian numbers, UTF-8, raw bytes or msgpack. A row is those bytes
+and a shape; the shape is None for a flat array and for everything that is no array.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from clipper.errors import InvalidInput
+from clipper.values import Layout
+
+# Deeper JSON than this is refused: nothing real needs it and recursion stays shallow.
+MAX_DEPTH = 64
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
+
+if sys.byteorder != "little":  # pragma: no cover
+    raise ImportError("clipper keeps numbers little-endian and runs on such machines")
+
+
+class Row(NamedTuple):
+    """One encoded input."""
+
+    payload: bytes
+    shape: tuple[int, ...] | None = None
+
+
+class InputType(Enum):
+    """The six input types, named as they are shown back to users."""
+
+    INTS = "ints"
+    FLOATS = "floats"
+    DOUBLES = "doubles"
+    STRINGS = "strings"
+    BYTES = "bytes"
+    JSON = "json"
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The numpy dtype of one element, or None where inputs are no arrays."""
+        return _DTYPES.get(self)
+
+    @property
+    def original_name(self) -> str:
+        """The name the original Clipper shows in its admin answers."""
+        return "integers" if self is InputType.INTS else self.value
+
+
+_DTYPES: dict[InputType, np.dtype[Any]] = {
+    InputType.INTS: np.dtype("<i4"),
+    InputType.FLOATS: np.dtype("<f4"),
+    InputType.DOUBLES: np.dtype("<f8"),
+}
+_TYPECODES = {InputType.INTS: "i", InputType.FLOATS: "f", InputType.DOUBLES: "d"}
+
+_SPELLINGS = {
+    InputType.INTS: ("ints", "integers", "integer", "int", "i"),
+    InputType.FLOATS: ("floats", "float", "f"),
+    InputType.DOUBLES: ("doubles", "double", "d"),
+    InputType.STRINGS: ("strings", "string", "strs", "str", "s"),
+    InputType.BYTES: ("bytes", "byte", "b"),
+    InputType.JSON: ("json",),
+}
+SPELLINGS = {word: kind for kind, words in _SPELLINGS.items() for word in words}
+
+
+def parse_input_type(spelling: object) -> InputType:
+    """The input type for any accepted spelling of it."""
+    if isinstance(spelling, InputType):
+        return spelling
+    kind = SPELLINGS.get(spelling) if isinstance(spelling, str) else None
+    if kind is None:
+        known = ", ".join(kind.value for kind in InputType)
+        raise InvalidInput(f"input_type must be one of {known}, got {spelling!r:.100}")
+    return kind
+
+
+# -- encoding: values to bytes ---------------------------------------------------------
+
+
+def encode_flat(kind: InputType, values: Sequence[float]) -> bytes:
+    """The bytes of a flat array whose elements were already checked to be numbers of
+    this type, the case the hot path is made for."""
+    if kind is InputType.FLOATS and values:
+        _check_float32(values)
+    return array(_TYPECODES[kind], values).tobytes()
+
+
+def _check_float32(values: Sequence[float]) -> None:
+    if max(values) > _FLOAT32_MAX or min(values) < -_FLOAT32_MAX:
+        raise InvalidInput("a number is out of range for a 32-bit float")
+
+
+def encode_json_value(kind: InputType, value: object, path: str = "$.input") -> Row:
+    """One input as it stands in a JSON or msgpack body.
+
+    Raises InvalidInput naming the place of the first fault, as in ``$.input[3]``.
+    """
+    return _FROM_JSON[kind](kind, value, path)
+
+
+def encode_python(kind: InputType, value: object) -> Row:
+    """One input from Python code: numpy arrays, lists, str, bytes or JSON-able values."""
+    if kind.dtype is not None and not isinstance(value, (list, tuple)):
+        return _encode_array(kind, np.asarray(value), "input")
+    if kind is InputType.BYTES:
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            raise InvalidInput("input must be bytes for an application of type bytes")
+        return Row(bytes(value))
+    if isinstance(value, tuple) and kind.dtype is not None:
+        value = list(value)
+    if kind.dtype is not None and any(isinstance(x, np.ndarray) for x in value):  # type: ignore[attr-defined]
+        return _encode_array(kind, np.asarray(value), "input")
+    return encode_json_value(kind, value, "input")
+
+
+def encode_array_rows(
+    kind: InputType, rows: npt.NDArray[Any]
+) -> tuple[int, bytes, tuple[int, ...] | None]:
+    """A batch along the first axis: number of rows, their bytes, the shape of each."""
+    if kind.dtype is None:
+        raise InvalidInput(f"an array cannot be the input of type {kind.value}")
+    if rows.ndim < 2:
+        raise InvalidInput("input_batch as an array needs at least two axes")
+    block, _ = _encode_array(kind, rows, "input_batch")
+    return len(rows), block, (rows.shape[1:] if rows.ndim > 2 else None)
+
+
+def _encode_array(kind: InputType, values: npt.NDArray[Any], path: str) -> Row:
+    dtype = kind.dtype
+    assert dtype is not None
+    if values.ndim == 0:
+        raise InvalidInput(f"Expected an array of numbers at {path}")
+    if values.dtype != dtype:
+        if values.dtype.kind not in "iuf" or (
+            kind is InputType.INTS and values.dtype.kind == "f"
+        ):
+            raise InvalidInput(f"Expected an array of {kind.value} at {path}")
+        if kind is InputType.INTS and _exceeds_int32(values):
+            raise InvalidInput(f"Integer out of the range of 32 bits at {path}")
+        with np.errstate(over="ignore"):
+            converted = values.astype(dtype)
+        if (
+            kind is InputType.FLOATS
+            and not (np.isfinite(converted) | ~np.isfinite(values)).all()
+        ):
+            raise InvalidInput("a number is out of range for a 32-bit float")
+        values = converted
+    return Row(values.tobytes(), values.shape if values.ndim > 1 else None)
+
+
+def _exceeds_int32(values: npt.NDArray[Any]) -> bool:
+    return bool(values.size and (values.max() > _INT32_MAX or values.min() < _INT32_MIN))
+
+
+def _numeric_from_json(kind: InputType, value: object, path: str) -> Row:
+    flat: list[float] = []
+    check = _check_int if kind is InputType.INTS else _check_number
+    shape = _flatten(value, path, flat, check, 1)
+    if kind is InputType.FLOATS and flat:
+        _check_float32(flat)
+    payload = array(_TYPECODES[kind], flat).tobytes()
+    return Row(payload, shape if len(shape) > 1 else None)
+
+
+def _flatten(
+    value: object,
+    path: str,
+    out: list[float],
+    check: Callable[[object, str], float],
+    depth: int,
+) -> tuple[int, ...]:
+    """Append the numbers of a nested list to `out`; its shape, which must be regular."""
+    if not isinstance(value, (list, tuple)):
+        raise InvalidInput(f"Expected an array, got {_json_kind(value)} at {path}")
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"Nested deeper than {MAX_DEPTH} levels at {path}")
+    if not value or not isinstance(value[0], (list, tuple)):
+        out.extend([check(item, f"{path}[{i}]") for i, item in enumerate(value)])
+        return (len(value),)
+    inner: tuple[int, ...] | None = None
+    for i, item in enumerate(value):
+        shape = _flatten(item, f"{path}[{i}]", out, check, depth + 1)
+        if inner is not None and shape != inner:
+            raise InvalidInput(
+                f"Expected an array of shape {list(inner)} like its neighbours, "
+                f"got {list(shape)} at {path}[{i}]"
+            )
+        inner = shape
+    assert inner is not None
+    return (len(value), *inner)
+
+
+def _check_number(value: object, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise InvalidInput(f"Expected a number, got {_json_kind(value)} at {path}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidInput(f"Number out of range at {path}") from None
+
+
+def _check_int(value: object, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InvalidInput(f"Expected an integer, got {_json_kind(value)} at {path}")
+    if not _INT32_MIN <= value <= _INT32_MAX:
+        raise InvalidInput(f"Integer out of the range of 32 bits at {path}")
+    return int(value)
+
+
+def _string_from_json(kind: InputType, value: object, path: str) -> Row:
+    if not isinstance(value, str):
+        raise InvalidInput(f"Expected a string, got {_json_kind(value)} at {path}")
+    try:
+        return Row(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(f"The string is not valid Unicode at {path}") from None
+
+
+def _bytes_from_json(kind: InputType, value: object, path: str) -> Row:
+    if isinstance(value, (bytes, bytearray)):  # msgpack bodies carry bytes as they are
+        return Row(bytes(value))
+    if not isinstance(value, str):
+        raise InvalidInput(f"Expected a base64 string, got {_json_kind(value)} at {path}")
+    try:
+        return Row(base64.b64decode(value, validate=True))
+    except (binascii.Error, ValueError):
+        raise InvalidInput(f"The string is not valid base64 at {path}") from None
+
+
+def _json_from_json(kind: InputType, value: object, path: str) -> Row:
+    check_depth(value, path)
+    try:
+        return Row(msgspec.msgpack.encode(value))
+    except (OverflowError, UnicodeEncodeError, TypeError, ValueError):
+        raise InvalidInput(
+            f"A value is out of the range of JSON (integers have 64 bits) at {path}"
+        ) from None
+
+
+_FROM_JSON: dict[InputType, Callable[[InputType, object, str], Row]] = {
+    InputType.INTS: _numeric_from_json,
+    InputType.FLOATS: _numeric_from_json,
+    InputType.DOUBLES: _numeric_from_json,
+    InputType.STRINGS: _string_from_json,
+    InputType.BYTES: _bytes_from_json,
+    InputType.JSON: _json_from_json,
+}
+
+
+def check_depth(value: object, path: str = "$") -> None:
+    """Refuse JSON nested deeper than MAX_DEPTH, without recursion."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise InvalidInput(f"Nested deeper than {MAX_DEPTH} levels at {path}")
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                below.extend(item)
+        level = [item for item in below if isinstance(item, (dict, list, tuple))]
+
+
+def _json_kind(value: object) -> str:
+    """What JSON calls a value; Python's names do not belong in answers."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int):
+        return "an integer"
+    if isinstance(value, float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, (list, tuple)):
+        return "an array"
+    return "an object" if isinstance(value, dict) else "something else"
+
+
+# -- layout: how rows of a batch lie in its bytes --------------------------------------
+
+
+def layout_of(
+    kind: InputType,
+    payloads: Sequence[bytes | memoryview],
+    shapes: Sequence[tuple[int, ...] | None],
+) -> Layout:
+    """The layout of rows that were encoded one by one."""
+    lengths: list[int] | None = [len(payload) for payload in payloads]
+    assert lengths is not None
+    if kind.dtype is not None and lengths.count(lengths[0]) == len(lengths):
+        lengths = None
+    first = shapes[0]
+    if all(shape == first for shape in shapes):
+        return Layout(lengths, first)
+    itemsize = kind.dtype.itemsize if kind.dtype is not None else 1
+    return Layout(
+        [len(payload) for payload in payloads],
+        [
+            (len(payload) // itemsize,) if shape is None else shape
+            for payload, shape in zip(payloads, shapes, strict=True)
+        ],
+    )
+
+
+# -- decoding, in the worker: bytes to what the user's function sees -------------------
+
+
+def decode_batch(
+    kind: InputType, rows: int, layout: Layout, body: bytearray | memoryview
+) -> Any:
+    """The rows as the user's function gets them.
+
+    Numeric rows of one shape become one array of shape (rows, *shape), which is
+    writable and iterates row by row; others become a list with one entry per row.
+    """
+    lengths, shapes = layout
+    if kind.dtype is not None and lengths is None:
+        values = np.frombuffer(body, dtype=kind.dtype)
+        shape = shapes if isinstance(shapes, tuple) else (values.size // rows,)
+        return values.reshape(rows, *shape)
+    assert lengths is not None
+    view, start = memoryview(body), 0
+    out: list[Any] = []
+    for i, length in enumerate(lengths):
+        row = view[start : start + length]
+        start += length
+        if kind.dtype is not None:
+            flat = np.frombuffer(row, dtype=kind.dtype)
+            own = shapes[i] if isinstance(shapes, list) else shapes
+            out.append(flat if own is None else flat.reshape(own))
+        elif kind is InputType.STRINGS:
+            out.append(str(row, "utf-8"))
+        elif kind is InputType.BYTES:
+            out.append(bytes(row))
+        else:
+            out.append(msgspec.msgpack.decode(row))
+    return out

@@ -1,0 +1,89 @@
+"""What is stored of an application and of a model version: msgspec structs, leaf.
+
+A record is replaced, never changed in place; `msgspec.structs.replace` makes the new one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class BatchingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How batches are sized. `max_batch_size` counts rows and bounds every controller;
+    with `fixed` it is the size itself."""
+
+    controller: str = "aimd"
+    max_batch_size: int | None = None
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    """One deployed version of a model.
+
+    `generation` is unique over the life of the store: a version that is deployed again
+    after its deletion gets another. `blob` is the sha256 of the packaged function, None
+    for a model that was registered without one. `failed` holds the sentence that says
+    why a version is out of service.
+    """
+
+    name: str
+    version: str
+    input_type: str
+    generation: int
+    blob: str | None = None
+    labels: list[str] = []
+    num_replicas: int = 1
+    batching: BatchingSettings = BatchingSettings()
+    retry: bool = True
+    example: Any = None  # one input, as in a JSON body; None where none was given
+    python: str = ""  # major.minor that packaged the function
+    packages: dict[str, str] = {}  # versions that were imported when it was packaged
+    source: str = ""  # inspect.getsource of the function, for people
+    environment: dict[str, str] = {}  # extra environment variables of its workers
+    memory_limit: int | None = None  # bytes of address space per worker
+    container_name: str = ""  # the original's fields, stored and shown back
+    model_data_path: str = ""
+    created: float = 0.0  # seconds since the epoch
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+class PolicySettings(msgspec.Struct, frozen=True):
+    """A selection policy by name, with its options."""
+
+    name: str = "static"
+    options: dict[str, Any] = {}
+
+
+class ApplicationRecord(msgspec.Struct, frozen=True):
+    """One application. `number` is unique over the life of the store; query ids carry
+    it, so that an id of a deleted application is not taken for one of its successor."""
+
+    name: str
+    number: int
+    input_type: str
+    slo_micros: int
+    default_output: str | None = None  # None: no default, failures become errors
+    models: list[str] = []  # candidates by name; each answers with its current version
+    policy: PolicySettings = PolicySettings()
+    policy_generation: int = 1
+    cache: bool = True
+    parse_output: bool = True
+    on_overload: str = "default"
+    loss: str = "zero_one"
+    created: float = 0.0
+
+
+class State(msgspec.Struct):
+    """Everything a store holds of records, as read once at start."""
+
+    applications: dict[str, ApplicationRecord] = {}
+    models: dict[str, ModelRecord] = {}  # by "name:version"
+    current: dict[str, str] = {}  # model name -> its current version
+    previous: dict[
+        str, list[str]
+    ] = {}  # model name -> earlier current versions, newest last
+    last_number: int = 0  # highest application number or model generation ever given out

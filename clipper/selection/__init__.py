@@ -1,0 +1,1 @@
+"""Selection policies: which model answers a query, and what is learned from feedback."""

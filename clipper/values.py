@@ -114,11 +114,12 @@ UNIFORM = Layout()
 class Batch:
     """Rows evaluated by one call of the user's function.
 
-    `buffers` concatenated are the rows' bytes in order. The replica calls `done` exactly
-    once, with one output per row or a BatchFailure.
+    `buffers` concatenated are the rows' bytes in order. The replica sets `seconds`, the
+    service time without the wait behind another batch in flight, and then calls `done`
+    exactly once, with one output per row or a BatchFailure.
     """
 
-    __slots__ = ("buffers", "done", "layout", "rows")
+    __slots__ = ("buffers", "done", "layout", "rows", "seconds")
 
     def __init__(
         self,
@@ -131,3 +132,4 @@ class Batch:
         self.buffers = buffers
         self.layout = layout
         self.done = done
+        self.seconds = 0.0

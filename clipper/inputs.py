@@ -321,6 +321,24 @@ def layout_of(
     )
 
 
+def layout_of_blocks(
+    kind: InputType,
+    payloads: Sequence[bytes | memoryview],
+    shapes: Sequence[tuple[int, ...] | None],
+    counts: Sequence[int],
+) -> Layout:
+    """The layout of a batch whose parts hold `counts` rows each, alike within a part."""
+    sizes = [len(p) // n for p, n in zip(payloads, counts, strict=True)]
+    if kind.dtype is not None and len(set(sizes)) == 1 and len(set(shapes)) == 1:
+        return Layout(None, shapes[0])
+    rows = [
+        (payload[:size], shape)
+        for payload, shape, size, n in zip(payloads, shapes, sizes, counts, strict=True)
+        for _ in range(n)
+    ]
+    return layout_of(kind, [row for row, _ in rows], [shape for _, shape in rows])
+
+
 # -- decoding, in the worker: bytes to what the user's function sees -------------------
 
 

@@ -1,0 +1,338 @@
+"""The query path of one application: choose a model, ask the cache, submit, settle.
+
+This is the one file where selection meets models.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from clipper.batching.queue import Block, Job
+from clipper.cache import PredictionCache, cache_key
+from clipper.clock import Clock
+from clipper.deadlines import CallLater, Deadlines
+from clipper.errors import ClipperError, DeadlineExceeded, InvalidInput, ModelFailed
+from clipper.errors import Overloaded, Unavailable
+from clipper.inputs import Row, parse_input_type
+from clipper.metrics import Histogram, time_buckets
+from clipper.model import Model
+from clipper.query import NO_MODEL, BatchQuery, BatchReceiver, Query, Receiver, RowWaiter
+from clipper.query_id import QueryIds, Stamp
+from clipper.records import ApplicationRecord
+from clipper.selection.policy import Subject
+from clipper.selection.registry import make_policy
+from clipper.values import ModelId, Output, Prediction, RowError
+
+NOBODY = Subject()
+
+# The class of the error that a failed query becomes where there is no default output.
+_ERRORS: dict[str, type[ClipperError]] = {
+    "deadline_exceeded": DeadlineExceeded,
+    "no_model": Unavailable,
+    "unavailable": Unavailable,
+    "overloaded": Overloaded,
+}
+
+
+class ApplicationStats:
+    """Counters of one application; plain numbers, published at scrape time."""
+
+    def __init__(self) -> None:
+        self.predictions = 0  # rows answered by a model
+        self.failures: Counter[str] = Counter()  # rows that were not, by code
+        self.cancelled = 0  # rows whose client went away
+        self.latency = Histogram(time_buckets())
+
+
+class Application:
+    """One named endpoint with its SLO, default output, policy and linked models."""
+
+    def __init__(
+        self,
+        record: ApplicationRecord,
+        ids: QueryIds,
+        cache: PredictionCache[Job],
+        *,
+        clock: Clock,
+        call_later: CallLater,
+    ) -> None:
+        self._ids = ids
+        self._cache = cache
+        self._now = clock.now
+        self._rng = Random()
+        self.deadlines = Deadlines(clock, call_later)
+        self.stats = ApplicationStats()
+        # All mutable state beside the above: the record with what follows from it, and
+        # the models that answer, with one maker of query ids for each.
+        self._set_record(record)
+        self._models: dict[ModelId, Model] = {}
+        self._versions: dict[str, Model] = {}
+        self._stamps: dict[ModelId, Stamp] = {}
+
+    def __repr__(self) -> str:
+        return f"<Application {self.name} models={list(map(str, self._models))}>"
+
+    def _set_record(self, record: ApplicationRecord) -> None:
+        self.record = record
+        self.name = record.name
+        self.input_type = parse_input_type(record.input_type)
+        self.slo = record.slo_micros / 1e6
+        self._policy = make_policy(record.policy)
+        self._state: Any = self._policy.init(())
+        self._default = self._default_text(record)
+        self._unanswered = self._ids.stamp(record.number, record.policy_generation, 0, 0.0)
+
+    def _default_text(self, record: ApplicationRecord) -> bytes | None:
+        text = record.default_output
+        return None if text is None else render_string(text, record.parse_output)
+
+    # -- configuration ------------------------------------------------------------------
+
+    def update(
+        self,
+        record: ApplicationRecord,
+        current: Sequence[Model],
+        versions: Mapping[str, Model],
+    ) -> None:
+        """Take a new record and the models it now leads to.
+
+        `current` are the candidates' current versions in order; `versions`, those of
+        the single linked model by version, for queries that name one.
+        """
+        if record is not self.record:
+            self._set_record(record)
+        self._models = {model.id: model for model in current}
+        self._versions = dict(versions)
+        self._state = self._policy.init(tuple(self._models))
+        self._stamps = {model.id: self._stamp(model) for model in current}
+
+    def _stamp(self, model: Model) -> Stamp:
+        record = self.record
+        arm = model.record.generation
+        return self._ids.stamp(record.number, record.policy_generation, arm, 1.0)
+
+    @property
+    def models(self) -> list[Model]:
+        return list(self._models.values())
+
+    def close(self) -> None:
+        """Settle what waits; the application is gone."""
+        self.deadlines.close()
+
+    # -- the way of a query -------------------------------------------------------------
+
+    def submit(
+        self,
+        row: Row,
+        receiver: Receiver,
+        *,
+        subject: Subject = NOBODY,
+        version: str | None = None,
+        deadline_ms: float | None = None,
+        cache: bool = True,
+    ) -> Query:
+        """Ask for one prediction. The receiver is told once, perhaps before this
+        returns. `deadline_ms` may only shorten the SLO."""
+        arrived = self._now()
+        deadline = arrived + self._budget(deadline_ms)
+        model, stamp = self._choose(subject, version)
+        query = Query(self, receiver, stamp, arrived, deadline)
+        if model is None or not model.connected:
+            query.job_done(NO_MODEL)
+            return query
+        payload, shape = row
+        if not (cache and self.record.cache):
+            query.job = job = Job(payload, shape, deadline, query)
+            model.submit(job)
+        else:
+            key = cache_key(model.prefix, payload, shape)
+            hit = self._cache.get(key)
+            if hit is not None:
+                query.job_done(hit)
+                return query
+            query.job = self._join_or_start(model, key, row, deadline, query)
+        if not query.settled:
+            self.deadlines.watch(query)
+        return query
+
+    def submit_batch(
+        self,
+        rows: Sequence[Row],
+        receiver: BatchReceiver,
+        *,
+        subject: Subject = NOBODY,
+        version: str | None = None,
+        deadline_ms: float | None = None,
+        cache: bool = True,
+    ) -> BatchQuery:
+        """Ask for one prediction for each row; rows that are equal are evaluated once."""
+        model, batch = self._begin_batch(len(rows), receiver, subject, version, deadline_ms)
+        if model is None:
+            return batch
+        for index, row in enumerate(rows):
+            waiter = RowWaiter(batch, index)
+            if not (cache and self.record.cache):
+                job = Job(row.payload, row.shape, batch.deadline, waiter)
+                batch.jobs.append((job, waiter))
+                model.submit(job)
+                continue
+            key = cache_key(model.prefix, *row)
+            hit = self._cache.get(key)
+            if hit is not None:
+                batch.row_done(index, hit)
+                continue
+            started = self._join_or_start(model, key, row, batch.deadline, waiter)
+            batch.jobs.append((started, waiter))
+        if not batch.settled:
+            self.deadlines.watch(batch)
+        return batch
+
+    def submit_block(
+        self,
+        payload: bytes,
+        rows: int,
+        shape: tuple[int, ...] | None,
+        receiver: BatchReceiver,
+        *,
+        subject: Subject = NOBODY,
+        version: str | None = None,
+        deadline_ms: float | None = None,
+    ) -> BatchQuery:
+        """Ask for predictions of many equal-shaped rows that need no cache."""
+        model, batch = self._begin_batch(rows, receiver, subject, version, deadline_ms)
+        if model is None:
+            return batch
+        block = Block(payload, rows, shape, batch.deadline, batch)
+        batch.blocks.append(block)
+        model.submit(block)
+        if not batch.settled:
+            self.deadlines.watch(batch)
+        return batch
+
+    def _begin_batch(
+        self,
+        rows: int,
+        receiver: BatchReceiver,
+        subject: Subject,
+        version: str | None,
+        deadline_ms: float | None,
+    ) -> tuple[Model | None, BatchQuery]:
+        arrived = self._now()
+        deadline = arrived + self._budget(deadline_ms)
+        model, stamp = self._choose(subject, version)
+        batch = BatchQuery(self, receiver, stamp, arrived, deadline, rows)
+        if model is None or not model.connected:
+            for index in range(rows):
+                batch.row_done(index, NO_MODEL)
+            model = None
+        return model, batch
+
+    def _budget(self, deadline_ms: float | None) -> float:
+        return self.slo if deadline_ms is None else min(self.slo, deadline_ms / 1e3)
+
+    def _choose(self, subject: Subject, version: str | None) -> tuple[Model | None, Stamp]:
+        if version is not None:
+            model = self._named_version(version)
+            return model, self._stamp(model)
+        decision = self._policy.select(self._state, subject, self._rng)
+        if decision is None:
+            return None, self._unanswered
+        arm = decision.arms[0]
+        return self._models[arm], self._stamps[arm]
+
+    def _named_version(self, version: str) -> Model:
+        if len(self.record.models) > 1:
+            raise InvalidInput(
+                f"version needs an application with one linked model; {self.name} has "
+                f"{len(self.record.models)}"
+            )
+        model = self._versions.get(version)
+        if model is None:
+            raise InvalidInput(
+                f"Requested version: {version} does not exist for model: "
+                f"{(self.record.models or ['(none linked)'])[0]}"
+            )
+        return model
+
+    def _join_or_start(
+        self, model: Model, key: bytes, row: Row, deadline: float, waiter: Query | RowWaiter
+    ) -> Job:
+        """Single flight: wait for the evaluation of this key, or begin it."""
+        job = self._cache.join(key)
+        if job is not None:
+            if job.join(waiter, deadline):
+                model.dispatcher.promote(job)
+            return job
+        job = Job(row.payload, row.shape, deadline, waiter, key, model)
+        self._cache.begin(key, job)
+        model.submit(job)
+        return job
+
+    # -- answers ------------------------------------------------------------------------
+
+    def count(self, output: Output, arrived: float) -> None:
+        """One query was settled."""
+        stats = self.stats
+        if type(output) is RowError:
+            stats.failures[output.code] += 1
+        else:
+            stats.predictions += 1
+        stats.latency.observe(self._now() - arrived)
+
+    def count_batch(self, outputs: Sequence[Output | None], arrived: float) -> None:
+        stats = self.stats
+        failures = [output.code for output in outputs if isinstance(output, RowError)]
+        stats.failures.update(failures)
+        stats.predictions += len(outputs) - len(failures)
+        stats.latency.observe_many(self._now() - arrived, len(outputs))
+
+    def text(self, output: bytes | str) -> bytes:
+        """A model's output as JSON text."""
+        if type(output) is bytes:
+            return output
+        assert type(output) is str
+        return render_string(output, self._parses)
+
+    @property
+    def _parses(self) -> bool:
+        # what a json function returns is JSON already: a string is meant as a string
+        return self.record.parse_output and self.record.input_type != "json"
+
+    def default_for(self, error: RowError) -> bytes | None:
+        """The default output as JSON text, or None where the error must be told."""
+        if error.code == "overloaded" and self.record.on_overload == "reject":
+            return None
+        return self._default
+
+    def error_for(self, error: RowError) -> ClipperError:
+        return _ERRORS.get(error.code, ModelFailed)(error.cause)
+
+    def prediction(self, query: Query) -> Prediction:
+        """The settled query as a value. Raises where there is no default output."""
+        return self.make_prediction(query.issue_id().decode(), query.output)
+
+    def make_prediction(self, query_id: str, output: Output) -> Prediction:
+        if not isinstance(output, RowError):
+            return Prediction(query_id, msgspec.json.decode(self.text(output)))
+        default = self.default_for(output)
+        if default is None:
+            raise self.error_for(output)
+        return Prediction(query_id, msgspec.json.decode(default), True, output.cause)
+
+
+def render_string(text: str, parse: bool) -> bytes:
+    """A string output as JSON text: as the JSON it holds, if it does and `parse` is
+    set, else as a JSON string."""
+    if parse:
+        try:
+            msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            pass
+        else:
+            return text.strip().encode()
+    return msgspec.json.encode(text)

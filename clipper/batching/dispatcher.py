@@ -1,0 +1,214 @@
+"""Takes batches from the queue to replicas and settles what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from clipper.batching.controller import BatchController
+from clipper.batching.queue import EXPIRED, Job, JobQueue, Part, Slice, Work
+from clipper.clock import Clock
+from clipper.inputs import InputType, layout_of, layout_of_blocks
+from clipper.metrics import Histogram, size_buckets, time_buckets
+from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, RowError
+
+# A batch is one frame to the worker: past this many bytes it is cut, so that no frame
+# keeps the pipe and the memory of both ends busy for long.
+MAX_BATCH_BYTES = 32 * 1024 * 1024
+
+# How often a row may be evaluated again after a worker died under it.
+RETRIES = 1
+
+
+class Replica(Protocol):
+    """What the dispatcher needs of a replica."""
+
+    def submit(self, batch: Batch) -> None: ...
+
+
+class DispatcherStats:
+    """Counters of one model version, plain numbers that are published at scrape time."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.rows = 0
+        self.failed_batches = dict.fromkeys(FailureKind, 0)
+        self.retried_rows = 0
+        self.expired_rows = 0
+        self.abandoned_rows = 0
+        self.shed_rows = 0
+        self.batch_rows = Histogram(size_buckets())
+        self.service_seconds = Histogram(time_buckets())
+
+
+class Dispatcher:
+    """Queue, controller and replicas of one model version.
+
+    `pick` gives a replica with room for one more batch, or None. Submitting schedules
+    one dispatch on the next turn of the loop, so that all that arrives in one turn
+    rides in the same batch.
+    """
+
+    def __init__(
+        self,
+        kind: InputType,
+        controller: BatchController,
+        pick: Callable[[], Replica | None],
+        *,
+        clock: Clock,
+        call_soon: Callable[[Callable[[], None]], object],
+        retry: bool = True,
+    ) -> None:
+        self._kind = kind
+        self._pick = pick
+        self._clock = clock
+        self._call_soon = call_soon
+        self._retries = RETRIES if retry else 0
+        self.controller = controller
+        # All mutable state: what waits, what is with replicas, whether a dispatch is due
+        # on the next turn, why nothing is taken any more, if so, and who waits for the
+        # end of all work.
+        self.queue = JobQueue()
+        self.in_flight: dict[Batch, list[Part]] = {}
+        self._scheduled = False
+        self._closed: RowError | None = None
+        self._idle: asyncio.Event | None = None
+        self.stats = DispatcherStats()
+
+    def submit(self, work: Work) -> None:
+        if self._closed is not None:
+            work.fail(self._closed)
+            return
+        self.queue.push(work)
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._dispatch)
+
+    def promote(self, job: Job) -> None:
+        """A waiter with an earlier deadline joined the job."""
+        if job.queued:
+            self.queue.promote(job)
+
+    def wake(self) -> None:
+        """A replica has room."""
+        if self.queue.rows and not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._dispatch)
+
+    def close(self, error: RowError) -> None:
+        """No replica will come any more: settle what waits, and whatever follows."""
+        self._closed = error
+        for work in self.queue.drain():
+            work.fail(error)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until nothing is queued or in flight, at most `seconds`."""
+        if not self.queue.rows and not self.in_flight:
+            return
+        self._idle = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        self._idle = None
+
+    def reopen(self) -> None:
+        """Replicas are expected again."""
+        self._closed = None
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        queue, controller = self.queue, self.controller
+        while queue.rows:
+            replica = self._pick()
+            if replica is None:
+                return
+            now = self._clock.now()
+            plan = controller.plan(now, queue)
+            if plan.drop:
+                shed, _ = queue.take(plan.drop, sys.maxsize, now)
+                self._shed(shed)
+            taken, dropped = queue.take(plan.take, MAX_BATCH_BYTES, now)
+            if dropped:
+                self._drop(dropped)
+            if taken:
+                self._send(replica, taken)
+
+    def _send(self, replica: Replica, parts: list[Part]) -> None:
+        buffers = [part.payload for part in parts]
+        shapes = [part.shape for part in parts]
+        rows = len(parts)
+        if all(type(part) is Job for part in parts):
+            layout = layout_of(self._kind, buffers, shapes)
+        else:
+            counts = [part.rows for part in parts]
+            rows = sum(counts)
+            layout = layout_of_blocks(self._kind, buffers, shapes, counts)
+        batch = Batch(rows, buffers, layout, self._done)
+        self.in_flight[batch] = parts
+        replica.submit(batch)
+
+    def _done(self, batch: Batch, result: BatchResult) -> None:
+        parts = self.in_flight.pop(batch)
+        if type(result) is not list:
+            assert isinstance(result, BatchFailure)
+            self._failed(parts, result)
+            return
+        stats, rows = self.stats, batch.rows
+        stats.batches += 1
+        stats.rows += rows
+        stats.batch_rows.observe(rows)
+        stats.service_seconds.observe(batch.seconds)
+        self.controller.record(rows, batch.seconds)
+        at = 0
+        for part in parts:
+            part.finish(result, at)
+            at += part.rows
+        if self._idle is not None and not self.queue.rows and not self.in_flight:
+            self._idle.set()
+
+    def _failed(self, parts: list[Part], failure: BatchFailure) -> None:
+        self.stats.failed_batches[failure.kind] += 1
+        again: list[Job | Slice] = []
+        error = RowError(_CODES[failure.kind], failure.cause)
+        for part in parts:
+            assert isinstance(part, (Job, Slice))
+            if failure.kind is FailureKind.CRASHED:
+                part.attempts += 1
+            if failure.kind in _RETRIED and part.attempts <= self._retries:
+                again.append(part)
+            else:
+                part.fail(error)
+        for part in again:
+            self.stats.retried_rows += part.rows
+            self.submit(part)
+
+    def _shed(self, parts: list[Part]) -> None:
+        for part in parts:
+            self.stats.shed_rows += part.rows
+            part.fail(SHED)
+
+    def _drop(self, dropped: list[Work]) -> None:
+        for work in dropped:
+            if work.wanted:
+                self.stats.expired_rows += work.rows
+                work.fail(EXPIRED)
+            else:
+                self.stats.abandoned_rows += work.rows
+                work.fail(ABANDONED)
+
+
+SHED = RowError("overloaded", "The model is overloaded and cannot answer in time")
+ABANDONED = RowError("cancelled", "nobody waits for this row any more")
+
+_RETRIED = (FailureKind.CRASHED, FailureKind.RETURNED)
+
+_CODES = {
+    FailureKind.RAISED: "model_failed",
+    FailureKind.WRONG_COUNT: "model_failed",
+    FailureKind.CRASHED: "model_crashed",
+    FailureKind.HUNG: "model_hung",
+    FailureKind.RETURNED: "unavailable",
+}

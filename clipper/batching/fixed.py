@@ -1,0 +1,23 @@
+"""Batches of at most a set size; with size 1, no batching at all."""
+
+from __future__ import annotations
+
+from clipper.batching.controller import Backlog, Plan
+
+
+class Fixed:
+    """Takes what waits, up to `size` rows, whatever that costs in latency."""
+
+    def __init__(self, objective: float, size: int) -> None:
+        self.objective = objective
+        self._size = size
+
+    @property
+    def cap(self) -> int:
+        return self._size
+
+    def plan(self, now: float, backlog: Backlog) -> Plan:
+        return Plan(0, self._size)
+
+    def record(self, size: int, service_seconds: float) -> None:
+        """Nothing to learn."""

@@ -1,0 +1,335 @@
+"""Jobs, and the queue that gives them out in order of their deadlines.
+
+Invariant: a job is settled exactly once, with an output or a RowError.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from itertools import count
+from typing import Protocol
+
+from clipper.values import Output, RowError
+
+Shape = tuple[int, ...] | None
+
+EXPIRED = RowError(
+    "deadline_exceeded",
+    "Failed to retrieve a prediction response within the specified latency SLO",
+)
+
+
+class Waiter(Protocol):
+    """Who waits for a job: it is told once, unless it gave up before."""
+
+    def job_done(self, output: Output) -> None: ...
+
+
+class JobOwner(Protocol):
+    """Who made a job and keeps it among the jobs that later queries may join."""
+
+    def job_settled(self, job: Job, output: Output) -> None: ...
+
+
+class Part(Protocol):
+    """A job, or a piece of a block, inside one batch."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def payload(self) -> bytes | memoryview: ...
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def finish(self, outputs: Sequence[Output], at: int) -> None: ...
+
+    def fail(self, error: RowError) -> None: ...
+
+
+class Job:
+    """One row waiting for one model.
+
+    `deadline`, the earliest of its waiters', orders the queue; `expires`, the latest,
+    ends its life. `key` is where the cache knows it, None when it is not cached.
+    """
+
+    __slots__ = (
+        "attempts", "deadline", "expires", "key", "owner", "payload", "queued", "settled",
+        "shape", "waiters",
+    )  # fmt: skip
+
+    rows = 1
+
+    def __init__(
+        self,
+        payload: bytes,
+        shape: Shape,
+        deadline: float,
+        waiter: Waiter,
+        key: bytes | None = None,
+        owner: JobOwner | None = None,
+    ) -> None:
+        self.payload = payload
+        self.shape = shape
+        self.deadline = self.expires = deadline
+        self.key = key
+        self.owner = owner
+        self.waiters: list[Waiter] = [waiter]
+        self.attempts = 0  # times a worker died under it
+        self.queued = False
+        self.settled = False
+
+    def join(self, waiter: Waiter, deadline: float) -> bool:
+        """Let one more query wait; true if that made the job more urgent."""
+        self.waiters.append(waiter)
+        if deadline > self.expires:
+            self.expires = deadline
+        if deadline < self.deadline:
+            self.deadline = deadline
+            return True
+        return False
+
+    def leave(self, waiter: Waiter) -> None:
+        """A waiter gave up. A job that nobody waits for is dropped when its turn comes,
+        unless somebody joins before; one that runs already still fills the cache."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.waiters)
+
+    def finish(self, outputs: Sequence[Output], at: int) -> None:
+        self.settle(outputs[at])
+
+    def fail(self, error: RowError) -> None:
+        self.settle(error)
+
+    def settle(self, output: Output) -> None:
+        assert not self.settled, "a job is settled exactly once"
+        self.settled = True
+        if self.owner is not None:
+            self.owner.job_settled(self, output)
+        for waiter in self.waiters:
+            waiter.job_done(output)
+        self.waiters = []
+
+
+class BlockWaiter(Protocol):
+    def block_done(self, outputs: list[Output | None]) -> None: ...
+
+
+class Block:
+    """Many rows of one shape and one query, queued as one and cut to the batch size.
+
+    Blocks exist because a Python object per row costs more than the row: they are what
+    an input_batch becomes when its rows need no cache.
+    """
+
+    __slots__ = (
+        "_left", "attempts", "deadline", "outputs", "payload", "queued", "row_bytes",
+        "rows", "settled", "shape", "taken", "waiter",
+    )  # fmt: skip
+
+    key = None
+    owner = None
+
+    def __init__(
+        self, payload: bytes, rows: int, shape: Shape, deadline: float, waiter: BlockWaiter
+    ) -> None:
+        self.payload = memoryview(payload)
+        self.rows = rows
+        self.row_bytes = len(payload) // rows
+        self.shape = shape
+        self.deadline = deadline
+        self.waiter: BlockWaiter | None = waiter
+        self.outputs: list[Output | None] = [None] * rows
+        self.taken = 0
+        self.attempts = 0
+        self.queued = False
+        self.settled = False
+        self._left = rows
+
+    @property
+    def expires(self) -> float:
+        return self.deadline
+
+    @property
+    def wanted(self) -> bool:
+        return self.waiter is not None
+
+    def leave(self) -> None:
+        self.waiter = None
+
+    def cut(self, rows: int) -> Slice:
+        """The next `rows` rows that no batch has taken yet."""
+        start = self.taken
+        self.taken += rows
+        return Slice(self, start, rows)
+
+    def fail(self, error: RowError) -> None:
+        """Settle every row that no batch has taken."""
+        rest = self.rows - self.taken
+        if rest:
+            self.cut(rest).fail(error)
+
+    def fill(self, start: int, outputs: Sequence[Output]) -> None:
+        assert self._left >= len(outputs), "a row is settled exactly once"
+        self.outputs[start : start + len(outputs)] = outputs
+        self._left -= len(outputs)
+        if self._left == 0:
+            self.settled = True
+            if self.waiter is not None:
+                self.waiter.block_done(self.outputs)
+                self.waiter = None
+
+
+class Slice:
+    """Consecutive rows of a block inside one batch."""
+
+    __slots__ = ("attempts", "block", "payload", "rows", "shape", "start")
+
+    def __init__(self, block: Block, start: int, rows: int) -> None:
+        size = block.row_bytes
+        self.block = block
+        self.start = start
+        self.rows = rows
+        self.payload = block.payload[start * size : (start + rows) * size]
+        self.shape = block.shape
+        self.attempts = 0
+
+    @property
+    def deadline(self) -> float:
+        return self.block.deadline
+
+    @property
+    def expires(self) -> float:
+        return self.block.deadline
+
+    @property
+    def wanted(self) -> bool:
+        return self.block.wanted
+
+    def finish(self, outputs: Sequence[Output], at: int) -> None:
+        self.block.fill(self.start, outputs[at : at + self.rows])
+
+    def fail(self, error: RowError) -> None:
+        self.block.fill(self.start, [error] * self.rows)
+
+
+Work = Job | Block | Slice
+
+
+class JobQueue:
+    """Work in the order of deadlines, first come first served among equals.
+
+    Nearly all jobs arrive in the order of their deadlines, because most share one SLO:
+    those go to a deque. The few that come out of order go to a heap, and the next job is
+    the earlier of the two heads.
+    """
+
+    def __init__(self) -> None:
+        # All mutable state. `rows` counts the rows that wait, of wanted jobs or not;
+        # `_tail` is the deadline that the last in line had when it came.
+        self._line: deque[Work] = deque()
+        self._tail = float("-inf")
+        self._heap: list[tuple[float, int, Work]] = []
+        self._ticket = count()
+        self.rows = 0
+
+    def __repr__(self) -> str:
+        return f"<JobQueue rows={self.rows} out_of_order={len(self._heap)}>"
+
+    def push(self, work: Work) -> None:
+        if isinstance(work, (Job, Block)):
+            work.queued = True
+        self.rows += work.rows
+        line = self._line
+        if not line or work.deadline >= self._tail:
+            line.append(work)
+            self._tail = work.deadline
+        else:
+            heapq.heappush(self._heap, (work.deadline, next(self._ticket), work))
+
+    def promote(self, job: Job) -> None:
+        """A job got an earlier deadline: it is entered again at its new place, and its
+        old entry is skipped when it comes up."""
+        heapq.heappush(self._heap, (job.deadline, next(self._ticket), job))
+
+    def take(self, limit: int, max_bytes: int, now: float) -> tuple[list[Part], list[Work]]:
+        """Up to `limit` rows in order, and the work that was dropped on the way because
+        nobody wants it or its time is over. At least one row is taken if any is left."""
+        taken: list[Part] = []
+        dropped: list[Work] = []
+        room, space = limit, max_bytes
+        while room > 0:
+            work = self._head()
+            if work is None:
+                break
+            if not work.wanted or work.expires <= now:
+                self._pop(work)
+                self.rows -= work.rows - (work.taken if type(work) is Block else 0)
+                dropped.append(work)
+                continue
+            if type(work) is Job or type(work) is Slice:
+                space -= len(work.payload)
+                if taken and (space < 0 or work.rows > room):
+                    break
+                self._pop(work)
+                part: Part = work
+            else:
+                assert type(work) is Block
+                fit = min(room, max(1, space // max(1, work.row_bytes)))
+                if taken and space < work.row_bytes:
+                    break
+                rest = work.rows - work.taken
+                part = work.cut(min(fit, rest))
+                space -= len(part.payload)
+                if part.rows == rest:
+                    self._pop(work)
+            self.rows -= part.rows
+            room -= part.rows
+            taken.append(part)
+        return taken, dropped
+
+    def deadlines(self) -> list[float]:
+        """Deadlines of what waits, in order, one for each job or block."""
+        merged = [work.deadline for work in self._line if not _gone(work)]
+        merged += [deadline for deadline, _, work in self._heap if not _gone(work)]
+        return sorted(merged)
+
+    def drain(self) -> list[Work]:
+        """Everything that waits, removed."""
+        out: list[Work] = []
+        while (work := self._head()) is not None:
+            self._pop(work)
+            out.append(work)
+        self.rows = 0
+        return out
+
+    def _head(self) -> Work | None:
+        line, heap = self._line, self._heap
+        while line and _gone(line[0]):
+            line.popleft()
+        while heap and _gone(heap[0][2]):
+            heapq.heappop(heap)
+        if heap and (not line or heap[0][0] < line[0].deadline):
+            return heap[0][2]
+        return line[0] if line else None
+
+    def _pop(self, head: Work) -> None:
+        if self._line and self._line[0] is head:
+            self._line.popleft()
+        else:
+            heapq.heappop(self._heap)
+        if isinstance(head, (Job, Block)):
+            head.queued = False
+
+
+def _gone(work: Work) -> bool:
+    """An entry whose job was taken through another entry of it."""
+    return type(work) is Job and not work.queued

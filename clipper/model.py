@@ -1,0 +1,136 @@
+"""One deployed model version: queue, controller and replicas behind one `submit`.
+
+This is the one file where batching meets workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from clipper.batching.dispatcher import Dispatcher
+from clipper.batching.queue import Block, Job
+from clipper.batching.registry import make_controller
+from clipper.cache import PredictionCache, key_prefix
+from clipper.clock import Clock
+from clipper.config import Limits
+from clipper.inputs import encode_json_value, parse_input_type
+from clipper.records import ModelRecord
+from clipper.values import ModelId, Output, RowError
+from clipper.workers.replica_set import ReplicaSet, State, WorkerSpec
+
+OVERLOADED = RowError("overloaded", "Too much work is waiting for the model")
+STOPPED = RowError("unavailable", "The model version was taken out of service")
+
+# Two batches are in flight per replica: a job may wait behind one and ride in the other,
+# so one batch gets half of what its jobs have. A millisecond is kept for the way back.
+SHARE_OF_SLO = 0.5
+WAY_BACK = 0.001
+DEFAULT_OBJECTIVE = 0.05  # seconds, until an application with an SLO links the model
+
+
+class Model:
+    """A model version that can answer."""
+
+    def __init__(
+        self,
+        record: ModelRecord,
+        load_blob: Callable[[], Awaitable[bytes]],
+        cache: PredictionCache[Job],
+        *,
+        clock: Clock,
+        limits: Limits,
+        on_change: Callable[[Model], None],
+    ) -> None:
+        self.record = record
+        self.id = ModelId(record.name, record.version)
+        self.input_type = parse_input_type(record.input_type)
+        self.prefix = key_prefix(record.generation)
+        self._cache = cache
+        self._limits = limits
+        self._on_change = on_change
+        self.replicas = ReplicaSet(
+            self._worker_spec(),
+            load_blob,
+            clock=clock,
+            on_room=self._on_room,
+            on_change=self._replicas_changed,
+        )
+        self.dispatcher = Dispatcher(
+            self.input_type,
+            make_controller(record.batching, DEFAULT_OBJECTIVE),
+            self.replicas.pick,
+            clock=clock,
+            call_soon=asyncio.get_running_loop().call_soon,
+            retry=record.retry,
+        )
+        self.stopped = False
+
+    def __repr__(self) -> str:
+        return f"<Model {self.id} {self.replicas.state.name} {self.dispatcher.queue!r}>"
+
+    @property
+    def connected(self) -> bool:
+        """True if a replica answers or is expected to."""
+        return not self.stopped and self.replicas.state in (State.STARTING, State.LIVE)
+
+    def set_objective(self, slo_seconds: float | None) -> None:
+        """The tightest SLO of the applications that this version answers for."""
+        self.dispatcher.controller.objective = (
+            DEFAULT_OBJECTIVE
+            if slo_seconds is None
+            else max(WAY_BACK, SHARE_OF_SLO * slo_seconds - WAY_BACK)
+        )
+
+    def submit(self, work: Job | Block) -> None:
+        """Queue work, or settle it at once where it could only wait in vain."""
+        if self._full(work.rows):
+            work.fail(OVERLOADED)
+        else:
+            self.dispatcher.submit(work)
+
+    def _full(self, rows: int) -> bool:
+        waiting = self.dispatcher.queue.rows
+        if not waiting:
+            return False
+        return waiting + rows > self._limits.queue_rows
+
+    def job_settled(self, job: Job, output: Output) -> None:
+        """A cached job is over: keep its output, unless it failed."""
+        assert job.key is not None
+        kept = None if isinstance(output, RowError) or self.stopped else output
+        self._cache.finish(job.key, job, kept)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Answer what was accepted, within the bound, and end the workers."""
+        self.stopped = True
+        if self.replicas.live:
+            await self.dispatcher.drain(drain_seconds)
+        await self.replicas.stop(drain_seconds)
+        self.dispatcher.close(STOPPED)
+
+    def _on_room(self) -> None:
+        self.dispatcher.wake()
+
+    def _replicas_changed(self) -> None:
+        if self.replicas.state is State.FAILED:
+            self.dispatcher.close(
+                RowError("no_model", "No connected models found for query")
+            )
+        elif self.connected:
+            self.dispatcher.reopen()
+        self._on_change(self)
+
+    def _worker_spec(self) -> WorkerSpec:
+        record = self.record
+        example = None
+        if record.example is not None:
+            example = encode_json_value(self.input_type, record.example, "example")
+        return WorkerSpec(
+            name=record.name,
+            version=record.version,
+            input_type=self.input_type,
+            example=example,
+            environment=record.environment,
+            memory_limit=record.memory_limit,
+        )

@@ -1,0 +1,174 @@
+"""One request's way through an application: a single query, or the rows of a batch.
+
+Both are settled exactly once: by their outputs, by their deadline, or by their client
+going away, whichever comes first. What comes later still fills the cache.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from clipper.batching.queue import EXPIRED, Block, Job
+from clipper.values import Output, RowError
+
+if TYPE_CHECKING:
+    from clipper.application import Application
+    from clipper.query_id import Stamp
+
+NO_MODEL = RowError("no_model", "No connected models found for query")
+
+
+class Receiver(Protocol):
+    """Who gets the answer of a query. Called once, perhaps before submit returns."""
+
+    def query_settled(self, query: Query) -> None: ...
+
+
+class BatchReceiver(Protocol):
+    def batch_settled(self, batch: BatchQuery) -> None: ...
+
+
+class Query:
+    """One input waiting for one answer."""
+
+    __slots__ = (
+        "application", "arrived", "deadline", "job", "output", "receiver", "settled",
+        "stamp",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        application: Application,
+        receiver: Receiver,
+        stamp: Stamp,
+        arrived: float,
+        deadline: float,
+    ) -> None:
+        self.application = application
+        self.receiver = receiver
+        self.stamp = stamp
+        self.arrived = arrived
+        self.deadline = deadline
+        self.job: Job | None = None
+        self.output: Output = NO_MODEL
+        self.settled = False
+
+    def job_done(self, output: Output) -> None:
+        if self.settled:
+            return
+        self.settled = True
+        self.job = None
+        self.output = output
+        self.application.count(output, self.arrived)
+        self.receiver.query_settled(self)
+
+    def expire(self) -> None:
+        """The deadline passed."""
+        self._leave()
+        self.job_done(EXPIRED)
+
+    def cancel(self) -> None:
+        """The client went away: nobody is told, and work that is still queued for this
+        query alone is dropped."""
+        if not self.settled:
+            self.settled = True
+            self._leave()
+            self.application.stats.cancelled += 1
+
+    def issue_id(self) -> bytes:
+        return self.stamp.issue(self.arrived)
+
+    def _leave(self) -> None:
+        if self.job is not None:
+            self.job.leave(self)
+            self.job = None
+
+
+class BatchQuery:
+    """The rows of one input_batch. `outputs` has one entry per row when it is settled.
+
+    Without a cache the rows are blocks; with one, each is a job of its own, so that rows
+    can hit, join and fill the cache.
+    """
+
+    __slots__ = (
+        "_left", "application", "arrived", "blocks", "deadline", "jobs", "outputs",
+        "receiver", "settled", "stamp",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        application: Application,
+        receiver: BatchReceiver,
+        stamp: Stamp,
+        arrived: float,
+        deadline: float,
+        rows: int,
+    ) -> None:
+        self.application = application
+        self.receiver = receiver
+        self.stamp = stamp
+        self.arrived = arrived
+        self.deadline = deadline
+        self.outputs: list[Output | None] = [None] * rows
+        self.blocks: list[Block] = []
+        self.jobs: list[tuple[Job, RowWaiter]] = []
+        self.settled = False
+        self._left = rows
+
+    def block_done(self, outputs: list[Output | None]) -> None:
+        """The one block of this batch is complete."""
+        if not self.settled:
+            self.outputs = outputs
+            self._settle()
+
+    def row_done(self, index: int, output: Output) -> None:
+        if not self.settled:
+            self.outputs[index] = output
+            self._left -= 1
+            if not self._left:
+                self._settle()
+
+    def expire(self) -> None:
+        """The deadline passed: rows that are in keep their outputs."""
+        for block in self.blocks:
+            self.outputs = block.outputs.copy()
+        self.outputs = [EXPIRED if output is None else output for output in self.outputs]
+        self._leave()
+        self._settle()
+
+    def cancel(self) -> None:
+        if not self.settled:
+            self.settled = True
+            self._leave()
+            self.application.stats.cancelled += len(self.outputs)
+
+    def issue_id(self) -> bytes:
+        """The id that all rows share; each appends its index."""
+        return self.stamp.issue(self.arrived, len(self.outputs))
+
+    def _settle(self) -> None:
+        self.settled = True
+        self.jobs.clear()
+        self.blocks.clear()
+        self.application.count_batch(self.outputs, self.arrived)
+        self.receiver.batch_settled(self)
+
+    def _leave(self) -> None:
+        for block in self.blocks:
+            block.leave()
+        for job, waiter in self.jobs:
+            job.leave(waiter)
+
+
+class RowWaiter:
+    """One row of a batch, waiting for its job."""
+
+    __slots__ = ("batch", "index")
+
+    def __init__(self, batch: BatchQuery, index: int) -> None:
+        self.batch = batch
+        self.index = index
+
+    def job_done(self, output: Output) -> None:
+        self.batch.row_done(self.index, output)

@@ -1,0 +1,134 @@
+"""Signed query ids: all that feedback needs to know, in the answer itself.
+
+An id is 64 characters of base64: time, application, policy generation, arm, propensity,
+a nonce, the number of rows it was issued for, and a keyed BLAKE2b signature over them. A
+prediction therefore writes nothing to disk, and feedback after a restart still knows
+which model answered and with what probability it had been chosen. Rows of one
+input_batch share an id and append their index: ``<id>.17``.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import os
+import struct
+from typing import NamedTuple
+
+from clipper.clock import Clock
+from clipper.errors import NotFound, QueryIdExpired
+
+LIFETIME = 7 * 24 * 3600  # seconds; also how long earlier keys stay valid
+
+_FORMAT = 1
+_FIXED = struct.Struct("<BBIIIIf")  # format, key, time, application, policy, arm, p
+_TAIL = struct.Struct("<QH")  # nonce, rows
+_SIGNATURE = 16
+_CHARS = 64
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
+_MASK = 2**64 - 1
+
+# 22 + 10 + 16 = 48 bytes: 64 characters without padding.
+assert (_FIXED.size + _TAIL.size + _SIGNATURE) * 4 == _CHARS * 3
+
+
+class QueryToken(NamedTuple):
+    """What an id says: who answered which query, when, and how likely that choice was.
+
+    `arm` is the generation of the model version that was chosen, 0 where none was.
+    """
+
+    issued: int  # seconds since the epoch
+    application: int
+    policy_generation: int
+    arm: int
+    propensity: float
+    nonce: int
+    row: int
+
+
+class QueryIds:
+    """Issues and reads query ids with one key (32 bytes) and a number that names it."""
+
+    def __init__(self, key: bytes, clock: Clock, key_number: int = 0) -> None:
+        self._clock = clock
+        self._key_number = key_number
+        self._signer = hashlib.blake2b(key=key, digest_size=_SIGNATURE)
+        # All mutable state: the nonce, random at start, so that ids of two lives of a
+        # server differ.
+        self._nonce = int.from_bytes(os.urandom(8), "little")
+
+    def stamp(
+        self, application: int, generation: int, arm: int, propensity: float
+    ) -> Stamp:
+        """A maker of ids for one decision that is taken again and again."""
+        return Stamp(self, application, generation, arm, propensity)
+
+    def read(self, text: str) -> QueryToken:
+        """What a genuine id says. Raises NotFound for anything else, QueryIdExpired for
+        one that is too old."""
+        token, dot, index = text.partition(".")
+        row = int(index) if index.isascii() and index.isdecimal() and len(index) < 6 else 0
+        if len(token) != _CHARS or (dot and str(row) != index):
+            raise _unknown()
+        try:
+            raw = binascii.a2b_base64(
+                token.encode("ascii").translate(bytes.maketrans(b"-_", b"+/")),
+                strict_mode=True,
+            )
+        except (binascii.Error, UnicodeEncodeError):
+            raise _unknown() from None
+        signer = self._signer.copy()
+        signer.update(raw[:-_SIGNATURE])
+        if not hmac.compare_digest(signer.digest(), raw[-_SIGNATURE:]):
+            raise _unknown()
+        form, key, issued, application, policy, arm, p = _FIXED.unpack_from(raw)
+        nonce, rows = _TAIL.unpack_from(raw, _FIXED.size)
+        if form != _FORMAT or key != self._key_number or row >= max(rows, 1):
+            raise _unknown()
+        # base64 has spare spellings of the same bytes; only the one we wrote is ours
+        if binascii.b2a_base64(raw, newline=False).translate(_URLSAFE) != token.encode():
+            raise _unknown()
+        if issued + LIFETIME < self._clock.wall():
+            raise QueryIdExpired(f"the query id is older than {LIFETIME // 86400} days")
+        return QueryToken(issued, application, policy, arm, p, nonce, row)
+
+
+class Stamp:
+    """Ids of one decision. The signed prefix is the same for a second, so an id costs
+    one block of BLAKE2b."""
+
+    __slots__ = ("_decision", "_ids", "_prefix", "_renew", "_signer")
+
+    def __init__(
+        self, ids: QueryIds, application: int, generation: int, arm: int, propensity: float
+    ) -> None:
+        self._ids = ids
+        self._decision = (application, generation, arm, propensity)
+        self._renew = float("-inf")
+        self._prefix = b""
+        self._signer = ids._signer
+
+    def issue(self, now: float, rows: int = 1) -> bytes:
+        """A new id as ASCII bytes; `now` is the monotonic time of the query."""
+        if now >= self._renew:
+            self._start_second(now)
+        ids = self._ids
+        ids._nonce = nonce = (ids._nonce + 1) & _MASK
+        tail = _TAIL.pack(nonce, rows)
+        signer = self._signer.copy()
+        signer.update(tail)
+        raw = self._prefix + tail + signer.digest()
+        return binascii.b2a_base64(raw, newline=False).translate(_URLSAFE)
+
+    def _start_second(self, now: float) -> None:
+        self._renew = now + 1.0
+        wall = int(self._ids._clock.wall())
+        self._prefix = _FIXED.pack(_FORMAT, self._ids._key_number, wall, *self._decision)
+        self._signer = self._ids._signer.copy()
+        self._signer.update(self._prefix)
+
+
+def _unknown() -> NotFound:
+    return NotFound("no such query id")

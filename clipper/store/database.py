@@ -1,0 +1,329 @@
+"""The SQLite file: opening it with every check, groups of work, and what may fail.
+
+Rules, each because something can be lost without it:
+- Exactly one connection, which holds the file alone (locking_mode EXCLUSIVE): before
+  3.51.3 two connections can spoil a write-ahead log.
+- Checkpoints are ours: SQLite's automatic ones swallow their errors.
+- A full disk takes nothing back: the group is rolled back and the next one tries again.
+- After any other failed write nothing more is written until the file is opened again.
+  The kernel forgets pages it could not write, so a second try may "succeed" without them.
+- Every row carries a checksum; SQLite itself does not notice a changed byte in a value.
+
+A Database belongs to the thread that made it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+import msgspec
+
+from clipper.errors import DiskFull, StoreError
+from clipper.records import State
+
+from .directory import UNFINISHED, sync
+from .rows import COUNTER, LAST_NUMBER, TABLES, Row, Write, decode, number_body
+
+logger = logging.getLogger(__name__)
+
+Durability: TypeAlias = Literal["full", "process"]
+Work: TypeAlias = Callable[[sqlite3.Connection], Any]
+
+APPLICATION_ID = 0x436C7072  # "Clpr", so that another program's file is not taken for ours
+SCHEMA_VERSION = 1
+
+# At this size the log is folded into the file; a start reads at most this much of it.
+LOG_BYTES = 4 * 1024 * 1024
+
+# The work itself was wrong; the database is as it was before it.
+_REFUSED = {
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_RANGE,
+}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+
+class Outcome(NamedTuple):
+    """What came of one work: its result, or the error it gets."""
+
+    result: Any = None
+    error: Exception | None = None
+
+
+class Database:
+    """An open database file. Raises StoreError, with what to do, if it cannot be used."""
+
+    def __init__(self, path: Path, durability: Durability = "full") -> None:
+        self.path = path
+        self._log = log_path(path)
+        # All state: the connection, which file it is, why nothing is written any more
+        # (None while all is well), and whether the last write met a full disk.
+        self._broken: str | None = None
+        self._full = False
+        try:
+            self._file = _identity(path)
+            self._connection = _connect(path)
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(path, error) from error
+        try:
+            self._configure(durability)
+            self._check()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise _unusable(path, error) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def read(self) -> State:
+        """All records, each row checked against its sum."""
+        try:
+            return decode({table: self._read_table(table) for table in TABLES})
+        except msgspec.DecodeError as error:
+            raise _damaged(self.path, f"a record makes no sense: {error}") from error
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+
+    def run(self, group: Sequence[Work]) -> list[Outcome]:
+        """Do each work in the group and make all of it durable with one flush. A work
+        that raises is undone alone. Never raises. A work may be called again after all of
+        the group was rolled back."""
+        if self._broken is not None:
+            return [Outcome(error=self._refusal()) for _ in group]
+        try:
+            outcomes = self._transaction(group)
+        except Exception as error:
+            return self._failed(group, error)
+        if self._full:
+            self._full = False
+            logger.info("there is room on the disk again, changes are taken")
+        return outcomes
+
+    def checkpoint(self, at: int = LOG_BYTES) -> bool:
+        """Fold the log into the file if it has grown to `at` bytes. Whether it is empty
+        now. Never raises; a full disk leaves it for the next time."""
+        if self._broken is not None:
+            return False
+        try:
+            if self._log.stat().st_size < at:
+                return False
+            busy, _, _ = self._connection.execute(
+                "PRAGMA wal_checkpoint(TRUNCATE)"
+            ).fetchone()
+        except (OSError, sqlite3.Error) as error:
+            if not _is_full(error):
+                self._break(error)
+            return False
+        return not busy
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    # -- opening -------------------------------------------------------------------------
+
+    def _configure(self, durability: Durability) -> None:
+        run = self._connection.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        run("PRAGMA mmap_size = 0")
+        run("PRAGMA trusted_schema = OFF")
+        self._check_version()
+        if run("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise StoreError(f"{self.path} lies on a file system SQLite cannot log on")
+        run(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+        run(f"PRAGMA fullfsync = {int(durability == 'full')}")
+        run("PRAGMA wal_autocheckpoint = 0")
+
+    def _check_version(self) -> None:
+        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID or version < 1:
+            raise _damaged(self.path, "it is not a database of Clipper")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} was written by a newer version of Clipper (its schema is "
+                f"{version}, this one reads {SCHEMA_VERSION}); upgrade, or choose another "
+                "directory with --data-dir"
+            )
+
+    def _check(self) -> None:
+        run = self._connection.execute
+        run("BEGIN IMMEDIATE")  # the file is ours alone and can be written
+        run("COMMIT")
+        found = run("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _damaged(self.path, str(found).replace("\n", " "))
+
+    def _read_table(self, table: str) -> dict[str, bytes]:
+        rows = {}
+        for key, body, total in self._connection.execute(f"SELECT * FROM {table}"):
+            if not isinstance(body, bytes) or total != checksum(table, key, body):
+                raise _damaged(self.path, f"a row of table {table} does not match its sum")
+            rows[key] = body
+        return rows
+
+    # -- writing -------------------------------------------------------------------------
+
+    def _transaction(self, group: Sequence[Work]) -> list[Outcome]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        outcomes = [self._attempt(work) for work in group]
+        self._connection.execute("COMMIT")
+        # A file that was removed or replaced takes writes as before, for nobody.
+        if _identity(self.path) != self._file:
+            raise StoreError("the database file was replaced")
+        return outcomes
+
+    def _attempt(self, work: Work) -> Outcome:
+        run = self._connection.execute
+        run("SAVEPOINT work")
+        try:
+            outcome = Outcome(work(self._connection))
+        except Exception as error:
+            if not _is_refusal(error) or not self._connection.in_transaction:
+                raise
+            run("ROLLBACK TO work")
+            outcome = Outcome(error=_refused(error))
+        run("RELEASE work")
+        return outcome
+
+    def _failed(self, group: Sequence[Work], error: Exception) -> list[Outcome]:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as second:
+            error = second
+        if not _is_full(error):
+            self._break(error)
+            return [Outcome(error=self._refusal()) for _ in group]
+        if len(group) > 1:  # what is small may still fit where its neighbour does not
+            return [self.run([work])[0] for work in group]
+        if not self._full:
+            self._full = True
+            logger.error("the disk is full, changes are refused until there is room")
+        return [Outcome(error=DiskFull("the disk is full; nothing was changed"))]
+
+    def _break(self, error: Exception) -> None:
+        self._broken = str(error)
+        logger.error("%s takes no more changes: %s", self.path, error, exc_info=error)
+
+    def _refusal(self) -> StoreError:
+        return StoreError(
+            "an earlier write to the disk failed, so changes are refused until the server "
+            "is started again"
+        )
+
+    def __repr__(self) -> str:
+        state = "broken" if self._broken else "full" if self._full else "ok"
+        return f"<Database {self.path} {state}>"
+
+
+def create(path: Path) -> None:
+    """Make an empty database at `path`, whole or not at all, so that a file found there
+    later is never one that was interrupted while it was made."""
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    try:
+        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with closing(_connect(unfinished)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            for table in TABLES:
+                connection.execute(
+                    f"CREATE TABLE {table} (key TEXT PRIMARY KEY NOT NULL, body BLOB NOT "
+                    "NULL, sum INTEGER NOT NULL) WITHOUT ROWID"
+                )
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        sync(unfinished)
+        os.replace(unfinished, path)
+        sync(path.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise _unusable(path, error) from error
+
+
+def log_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def checksum(table: str, key: str, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(f"{table}\0{key}\0".encode()))
+
+
+def apply(write: Write, connection: sqlite3.Connection) -> None:
+    """Do one commit's rows; a Work once `write` is bound."""
+    for row in write.rows:
+        if row.body is None:
+            connection.execute(f"DELETE FROM {row.table} WHERE key = ?", (row.key,))
+        else:
+            connection.execute(
+                f"INSERT OR REPLACE INTO {row.table} VALUES (?, ?, ?)", _values(row)
+            )
+    if write.number:
+        connection.execute(
+            f"INSERT INTO {COUNTER} VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE "
+            "SET body = excluded.body, sum = excluded.sum "
+            "WHERE CAST(body AS INTEGER) < CAST(excluded.body AS INTEGER)",
+            _values(Row(COUNTER, LAST_NUMBER, number_body(write.number))),
+        )
+
+
+def _values(row: Row) -> tuple[str, bytes, int]:
+    assert row.body is not None
+    return row.key, row.body, checksum(row.table, row.key, row.body)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    address = f"file:{quote(str(path))}?mode=rw"
+    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=1.0)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL
+
+
+def _is_refusal(error: Exception) -> bool:
+    return not isinstance(error, sqlite3.Error) or _code(error) in _REFUSED
+
+
+def _refused(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.Error):
+        return StoreError(f"the database refused the change: {error}")
+    return error
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{path} is damaged ({reason}); restore it from a backup, or move the directory "
+        f"{path.parent} away to start with an empty one"
+    )
+
+
+def _unusable(path: Path, error: Exception) -> StoreError:
+    if isinstance(error, OSError):
+        return StoreError(f"cannot open {path}: {error.strerror}")
+    if _code(error) in _DAMAGED | {sqlite3.SQLITE_ERROR}:
+        return _damaged(path, str(error))
+    if _code(error) == sqlite3.SQLITE_BUSY:
+        return StoreError(f"another program has {path} open; close it and start again")
+    return StoreError(f"cannot open {path}: {error}; check the disk and the permissions")

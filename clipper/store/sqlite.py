@@ -1,0 +1,146 @@
+"""The embedded store: one directory, one process, one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from clipper.errors import StoreError
+from clipper.records import State
+
+from .base import Change
+from .database import Database, Durability, apply, create, log_path
+from .directory import DataDirectory
+from .rows import encode
+from .writer import Writer
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class SQLiteStore:
+    """The Store interface over a data directory, which is made if it is missing.
+
+    With durability "full" an answered commit survives the loss of power, with "process"
+    the death of the process (and the file stays whole in both). Records are written by
+    one thread, blobs and secrets by another, so that a large blob delays no commit.
+    """
+
+    def __init__(self, data_dir: Path, *, durability: Durability = "full") -> None:
+        self._directory = DataDirectory(Path(data_dir).absolute())
+        self._durability = durability
+        # All state: both threads while the store is open, the task that closes it.
+        self._writer: Writer | None = None
+        self._files: ThreadPoolExecutor | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self) -> State:
+        if self._writer is not None:
+            raise StoreError("the store is already open")
+        self._closing = None
+        self._writer = Writer(self._begin, self._end)
+        self._files = ThreadPoolExecutor(1, "clipper-files")
+        try:
+            return await self._writer.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def commit(self, *changes: Change) -> None:
+        if self._writer is None:
+            raise StoreError("the store is closed")
+        await self._writer.submit(partial(apply, encode(changes)))
+
+    async def put_blob(self, data: bytes) -> str:
+        return await self._on_files(partial(self._directory.put_blob, data))
+
+    async def get_blob(self, digest: str) -> bytes:
+        return await self._on_files(partial(self._directory.get_blob, digest))
+
+    async def delete_blobs(self, keep: set[str]) -> None:
+        await self._on_files(partial(self._directory.delete_blobs, set(keep)))
+
+    async def secret(self, name: str) -> bytes:
+        return await self._on_files(partial(self._directory.secret, name))
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self._directory.path} {self._writer or 'closed'}>"
+
+    async def _close(self) -> None:
+        """Blobs first: the lock is given up by the writer, as its last act."""
+        files, self._files = self._files, None
+        if files is not None:
+            await asyncio.to_thread(files.shutdown)
+        if self._writer is not None:
+            await self._writer.stop()
+            self._writer = None
+
+    async def _on_files(self, work: Callable[[], T]) -> T:
+        if self._files is None:
+            raise StoreError("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+
+    # -- on the writer's thread ------------------------------------------------------------
+
+    def _begin(self) -> tuple[Database, State]:
+        self._directory.acquire()
+        try:
+            database = self._open_database()
+        except BaseException:
+            self._directory.release()
+            raise
+        try:
+            state = database.read()
+            self._directory.mark_running()
+        except BaseException as error:
+            database.close()
+            self._directory.release()
+            if isinstance(error, OSError):
+                raise StoreError(
+                    f"cannot write to {self._directory.path}: {error.strerror}"
+                ) from error
+            raise
+        return database, state
+
+    def _open_database(self) -> Database:
+        path = self._directory.path / "clipper.db"
+        log = log_path(path)
+        if not path.exists():
+            if self._directory.used or log.exists():
+                raise StoreError(
+                    f"{path} is missing though a server has used this directory; restore "
+                    f"it from a backup, or move {path.parent} away to start empty"
+                )
+            create(path)
+        elif self._directory.killed and not log.exists():
+            raise StoreError(
+                f"{log} is missing though the last server was killed, and with it the last "
+                "changes; restore it, or remove clipper.lock to go on without them"
+            )
+        return Database(path, self._durability)
+
+    def _end(self, database: Database) -> None:
+        """Fold the log into the file, and only then say that nothing is missing."""
+        if database.checkpoint(at=0):
+            self._mark_closed()
+        database.close()
+        if not log_path(database.path).exists():
+            self._mark_closed()
+        self._directory.release()
+
+    def _mark_closed(self) -> None:
+        try:
+            self._directory.mark_closed()
+        except OSError as error:
+            logger.warning("cannot mark the store as closed: %s", error.strerror)

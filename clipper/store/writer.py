@@ -1,0 +1,163 @@
+"""The thread that writes: it takes what waits, makes it durable at once, then answers.
+
+No timer gathers a group: while one flush runs, the next group waits in the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from clipper.errors import Overloaded, StoreError
+from clipper.records import State
+
+from .database import Database, Outcome, Work
+
+GROUP = 1_000  # works made durable by one flush
+WAITING = 10_000  # works accepted and not yet answered
+
+
+class _Item(NamedTuple):
+    work: Work
+    future: asyncio.Future[Any]
+
+
+class Writer:
+    """Runs works on the database, in order, on a thread of its own.
+
+    `begin` opens the database and reads the state, `end` closes it; both run on the
+    thread. The thread is a daemon: a store that was never closed does not keep the
+    process, and loses nothing that was answered.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], tuple[Database, State]],
+        end: Callable[[Database], None],
+        *,
+        waiting: int = WAITING,
+    ) -> None:
+        self._begin = begin
+        self._end = end
+        self._limit = waiting
+        self._loop = asyncio.get_running_loop()
+        # Shared by both threads: the queue alone; None in it is the end.
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        # All other state belongs to the loop. The counter is what bounds the queue.
+        self._waiting = 0
+        self._accepting = False
+        self._stopping = False
+        self._started: asyncio.Future[State] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(
+            target=self._main, name="clipper-store", daemon=True
+        )
+
+    async def start(self) -> State:
+        """Open the database. Once; what `begin` raises is raised here."""
+        self._thread.start()
+        state = await self._started
+        self._accepting = not self._stopping
+        return state
+
+    def submit(self, work: Work) -> asyncio.Future[Any]:
+        """Run `work` with the connection inside a savepoint of its own; its result once
+        it is durable. Raises Overloaded if too much waits, StoreError if closed."""
+        if not self._accepting:
+            raise StoreError("the store is closed")
+        if self._waiting >= self._limit:
+            raise Overloaded(f"{self._waiting} changes wait for the disk already")
+        future = self._loop.create_future()
+        self._waiting += 1
+        self._queue.put(_Item(work, future))
+        return future
+
+    async def stop(self) -> None:
+        """Finish what was accepted and close the database. Idempotent."""
+        if not self._stopping:
+            self._stopping = True
+            self._accepting = False
+            self._queue.put(None)
+        if self._thread.ident is not None:
+            await asyncio.shield(self._ended)
+            self._thread.join()
+
+    def __repr__(self) -> str:
+        state = "open" if self._accepting else "ended" if self._ended.done() else "closed"
+        return f"<Writer {state} waiting={self._waiting}>"
+
+    # -- on the loop -----------------------------------------------------------------------
+
+    def _settle(self, items: list[_Item], outcomes: list[Outcome]) -> None:
+        self._waiting -= len(items)
+        for (_, future), (result, error) in zip(items, outcomes, strict=True):
+            if future.done():  # nobody waits any more
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+    def _begun(self, state: State | None, error: BaseException | None) -> None:
+        if self._started.done():
+            return
+        if error is not None:
+            self._started.set_exception(error)
+        elif state is not None:
+            self._started.set_result(state)
+
+    def _finished(self) -> None:
+        """The thread is over. Normally nothing waits; if it died, everyone is told."""
+        self._accepting = False
+        left = []
+        with suppress(Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not None:
+                    left.append(item)
+        self._settle(left, [Outcome(error=StoreError("the store is closed")) for _ in left])
+        self._ended.set_result(None)
+
+    # -- on the thread ---------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            database, state = self._begin()
+        except BaseException as error:
+            self._post(self._begun, None, error)
+            self._post(self._finished)
+            return
+        self._post(self._begun, state, None)
+        del state
+        try:
+            while items := self._take():
+                outcomes = database.run([item.work for item in items])
+                self._post(self._settle, items, outcomes)
+                database.checkpoint()
+        finally:
+            self._end(database)
+            self._post(self._finished)
+
+    def _take(self) -> list[_Item]:
+        """Wait for one item, then take all that is there; nothing once it is the end."""
+        items: list[_Item] = []
+        item = self._queue.get()
+        while item is not None:
+            items.append(item)
+            if len(items) == GROUP:
+                return items
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return items
+        if items:
+            self._queue.put(None)  # found behind the last group; nothing comes after it
+        return items
+
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(callback, *arguments)

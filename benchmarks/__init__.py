@@ -1,0 +1,1 @@
+"""Benchmarks of Clipper: `python -m benchmarks NAME --help`."""

@@ -1,0 +1,1 @@
+"""The same work on other servers, run by the interpreters they are installed for."""

@@ -1,0 +1,30 @@
+"""Mosec: its Rust front end and one Python worker with dynamic batching.
+
+    PEER_WORK=sum python -m benchmarks.peers.mosec_app --port 8000
+
+The options of the command line are Mosec's own.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mosec import Server, Worker
+
+from benchmarks.work import make_model, predict
+
+
+class Predict(Worker):
+    def __init__(self) -> None:
+        self.model = make_model(os.environ["PEER_WORK"])
+
+    def forward(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        outputs = predict(self.model, [request["input"] for request in data])
+        return [{"output": output} for output in outputs]
+
+
+if __name__ == "__main__":
+    server = Server()
+    server.append_worker(Predict, num=1, max_batch_size=512, max_wait_time=2)
+    server.run()

@@ -1,0 +1,212 @@
+"""The servers that are compared: how each is started, asked and stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.load import LoadError, post
+from benchmarks.process import ROOT, Process, free_ports
+
+START_SECONDS = 60.0
+PEERS = {"mosec": "/inference", "litserve": "/predict"}  # and where each takes a request
+PEERS_HOME = Path.home() / ".cache" / "clipper-peers"
+
+
+class Server:
+    """A server on a loopback port; entering the context starts it, leaving it stops it.
+
+    `process` is set once started, and `path` is where predictions are asked for.
+    """
+
+    path = "/predict"
+
+    def __init__(self, name: str, scratch: Path) -> None:
+        self.name = name
+        self.log = scratch / f"{name.replace('/', '_')}.log"
+        self.process: Process | None = None
+        self.port = 0
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop()
+            self.process = None
+
+    def pause(self) -> None:
+        """Called while others are measured; a server that idles for free ignores it."""
+
+    def resume(self) -> None:
+        """Called before it is measured."""
+
+    def wait(self, answers: Callable[[], bool], pause: float = 0.02) -> None:
+        """Ask again and again until `answers`; LoadError when the server ends."""
+        assert self.process is not None
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                if answers():
+                    return
+            except OSError:
+                pass
+            if not self.process.alive or time.monotonic() > give_up:
+                output = self.process.log_tail() or "(nothing)"
+                raise LoadError(f"{self.name} did not start; it wrote:\n{output}")
+            time.sleep(pause)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class FloorServer(Server):
+    def __init__(self, scratch: Path) -> None:
+        super().__init__("floor", scratch)
+
+    def start(self) -> None:
+        [self.port] = free_ports(1)
+        command = [sys.executable, "-m", "benchmarks.floor", "--port", str(self.port)]
+        self.process = Process(command, self.log)
+        self.wait(lambda: post(self.port, self.path, b"{}")[0] == 200)
+
+
+class PeerServer(Server):
+    """Mosec or LitServe with the model called `work`, run by `python`.
+
+    It is stopped in its tracks while others are measured: LitServe polls when idle.
+    """
+
+    def __init__(
+        self, name: str, python: str, work: str, probe: bytes, scratch: Path
+    ) -> None:
+        super().__init__(name, scratch)
+        self.path = PEERS[name]
+        self._python = python
+        self._work = work
+        self._probe = probe
+
+    def start(self) -> None:
+        [self.port] = free_ports(1)
+        command = [self._python, "-m", f"benchmarks.peers.{self.name}_app"]
+        command += ["--port", str(self.port)]
+        if self.name == "mosec":
+            command += ["--address", "127.0.0.1", "--log-level", "error"]
+        environment = {"PEER_WORK": self._work}
+        self.process = Process(command, self.log, environment=environment)
+        self.wait(lambda: post(self.port, self.path, self._probe)[0] == 200)
+
+    def pause(self) -> None:
+        if self.process is not None:
+            self.process.pause()
+
+    def resume(self) -> None:
+        if self.process is not None:
+            self.process.resume()
+
+
+class ClipperServer(Server):
+    """`clipper serve` of one checkout, on a data directory of its own."""
+
+    def __init__(
+        self, scratch: Path, *, name: str = "clipper", checkout: Path = ROOT
+    ) -> None:
+        super().__init__(name, scratch)
+        self._checkout = checkout
+        self._data = scratch / f"{name.replace('/', '_')}-data"
+        self.port, self._admin_port = free_ports(2)
+
+    def spawn(self) -> None:
+        """Start the process without waiting for it."""
+        command = [sys.executable, "-m", "clipper", "serve"]
+        command += ["--port", str(self.port), "--admin-port", str(self._admin_port)]
+        command += ["--data-dir", str(self._data)]
+        environment = {"PYTHONPATH": str(self._checkout)}
+        self.process = Process(
+            command, self.log, environment=environment, directory=self._checkout
+        )
+
+    def start(self) -> None:
+        self.spawn()
+        self.wait(lambda: post(self._admin_port, "/admin/get_state", b"{}")[0] > 0)
+
+    def path_of(self, application: str) -> str:
+        return f"/{application}/predict"
+
+    def deploy(self, model: str, function: Callable[[Any], Any]) -> None:
+        from clipper import Clipper, ClipperError
+
+        client = Clipper(
+            "localhost",
+            port=self.port,
+            admin_port=self._admin_port,
+            data_dir=str(self._data),
+        )
+        try:
+            client.deploy_predict_function(model, 1, function, "doubles")
+        except ClipperError as error:
+            raise LoadError(f"{self.name} refused the model: {error}") from error
+
+    def register(
+        self, application: str, model: str, *, cache: bool, slo_seconds: float
+    ) -> None:
+        """An application without a default output: what it cannot answer is an error."""
+        wanted = {
+            "name": application,
+            "input_type": "doubles",
+            "default_output": None,
+            "latency_slo_micros": round(slo_seconds * 1e6),
+            "models": [model],
+            "cache": cache,
+        }
+        token = (self._data / "admin-token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        body = json.dumps(wanted).encode()
+        status, answer = post(self._admin_port, "/admin/add_app", body, headers=headers)
+        if status != 200:
+            raise LoadError(f"{self.name} refused the application: {answer.decode()}")
+
+
+def find_peer(name: str, chosen: str | None) -> str | None:
+    """The interpreter that has the peer `name`: the chosen one, that of its virtual
+    environment under ~/.cache/clipper-peers, or the one at work; None if none has it."""
+    if chosen is not None:
+        return chosen
+    python = PEERS_HOME / name / "bin" / "python"
+    if python.exists():
+        return str(python)
+    return sys.executable if find_spec(name) is not None else None
+
+
+def peer_version(name: str, python: str) -> str:
+    """Version of the peer's distribution; LoadError if that interpreter lacks it."""
+    code = f"from importlib.metadata import version; print(version({name!r}))"
+    try:
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    except OSError as error:
+        raise LoadError(f"cannot run {python}: {error.strerror}") from None
+    if done.returncode != 0:
+        raise LoadError(f"{python} has no {name}")
+    return done.stdout.strip()

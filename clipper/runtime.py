@@ -133,7 +133,7 @@ def runtime_dir() -> Path:
     )
 
 
-def log_path(port: int) -> Path:
+def log_path(port: int | str) -> Path:
     """Where a server started in the background writes its log."""
     return runtime_dir() / f"server-{port}.log"
 

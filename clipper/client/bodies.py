@@ -1,0 +1,92 @@
+"""Python values as bodies of requests, and answers as Python values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from clipper.errors import ClipperError, InvalidInput, from_wire
+from clipper.values import Prediction
+
+JSON, MSGPACK = "application/json", "application/msgpack"
+
+
+def to_plain(value: Any) -> Any:
+    """Arrays, tensors, series and their scalars as lists and numbers."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is no JSON value")
+
+
+_json = msgspec.json.Encoder(enc_hook=to_plain)
+_msgpack = msgspec.msgpack.Encoder(enc_hook=to_plain)
+_ENCODING_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def to_json(body: Any) -> bytes:
+    try:
+        return _json.encode(body)
+    except _ENCODING_ERRORS as error:
+        raise InvalidInput(f"This cannot be sent as JSON: {error}") from None
+
+
+def encode_body(body: Any) -> tuple[str, bytes]:
+    """The media type and the bytes of a body for the query port."""
+    data = to_json(body)
+    # JSON has no NaN and no infinity, they came out as null; msgpack has them.
+    if b"null" in data:
+        try:
+            return MSGPACK, _msgpack.encode(body)
+        except _ENCODING_ERRORS as error:
+            raise InvalidInput(f"This cannot be sent: {error}") from None
+    return JSON, data
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that were given: those that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def version_text(version: int | str | None) -> str | None:
+    """A version as the server names it: 1 and "1" are one."""
+    return None if version is None else str(version)
+
+
+def default_text(value: Any) -> str | None:
+    """A default output as the server keeps it: JSON text, or any other string."""
+    return value if value is None or isinstance(value, str) else to_json(value).decode()
+
+
+def query_fields(
+    uid: int | str | None,
+    context: Any,
+    version: int | str | None,
+    deadline_ms: float | None,
+    cache: bool,
+) -> dict[str, Any]:
+    """The fields of a query beside its input."""
+    return given(
+        uid=uid,
+        context=context,
+        version=version_text(version),
+        deadline_ms=deadline_ms,
+        cache=None if cache else False,
+    )
+
+
+def prediction_of(answer: dict[str, Any]) -> Prediction:
+    return Prediction(
+        query_id=answer["query_id"],
+        output=answer["output"],
+        default=answer["default"],
+        default_explanation=answer.get("default_explanation"),
+        confidence=answer.get("confidence"),
+        missing=answer.get("missing", []),
+    )
+
+
+def prediction_or_error(answer: dict[str, Any]) -> Prediction | ClipperError:
+    if "error" in answer:
+        return from_wire(answer["error"], answer.get("cause", ""))
+    return prediction_of(answer)

@@ -1,0 +1,157 @@
+"""Starting and stopping a server on this machine, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+from clipper import runtime
+from clipper.client.address import Address
+from clipper.client.transport import Transport
+from clipper.errors import ClipperError, Forbidden, ServerUnreachable
+from clipper.runtime import Runtime
+
+_POLL_SECONDS = 0.03
+_LOG_LINES = 15
+_LOG_TAIL_BYTES = 16 * 1024
+
+
+async def start_server(
+    transport: Transport, *, ephemeral: bool, seconds: float
+) -> Runtime | None:
+    """Start `clipper serve` and wait until it is ready; None if one was there already.
+
+    Raises ServerUnreachable with the server's own last lines if it does not come up.
+    """
+    address = transport.address
+    if not address.is_local:
+        raise Forbidden(
+            f"start() starts a server on this machine, not on {address.host}; "
+            "run `clipper serve` there"
+        )
+    if address.port and await is_ready(transport):
+        return None
+    log = _log_file(address.port)
+    process = _spawn(address, ephemeral, log)
+    deadline = monotonic() + seconds
+    try:
+        return await _wait_ready(transport, process, log, deadline)
+    except asyncio.CancelledError:
+        process.terminate()  # Ctrl-C while it starts: nobody would know that it runs
+        raise
+
+
+async def stop_server(port: int, *, seconds: float) -> bool:
+    """End the server at `port` and wait until it is gone; False if there is none."""
+    found = runtime.find(port)
+    if found is None:
+        return False
+    try:
+        os.kill(found.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        raise Forbidden(f"process {found.pid} at port {port} is not yours to end") from None
+    if not await _poll(lambda: not found.alive(), monotonic() + seconds):
+        raise ClipperError(
+            f"the server at port {port} (process {found.pid}) has not ended "
+            f"after {seconds:g} s; it may still be answering its last queries"
+        )
+    return True
+
+
+async def is_ready(transport: Transport) -> bool:
+    """Whether a Clipper server accepts queries at the address."""
+    transport.forget()
+    try:
+        body = await transport.query("GET", "/health/ready")
+    except ClipperError:  # nobody there, or starting, or draining
+        return False
+    return isinstance(body, dict)
+
+
+# -- starting --------------------------------------------------------------------------
+
+
+def _spawn(address: Address, ephemeral: bool, log: Path) -> subprocess.Popen[bytes]:
+    """The server in a session of its own: it lives on when the terminal closes."""
+    # -P: a clipper.py in the user's directory must not be taken for the package.
+    command = [sys.executable, "-P", "-m", "clipper", "serve", f"--log-file={log}"]
+    command += [f"--port={address.port}", f"--admin-port={address.admin_port}"]
+    if ephemeral:
+        command.append("--ephemeral")
+    elif address.data_dir is not None:
+        command.append(f"--data-dir={address.data_dir}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+    handle = os.open(log, flags, 0o600)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            start_new_session=True,
+        )
+    finally:
+        os.close(handle)
+    # Somebody has to take its exit status, or it stays a zombie while we live.
+    threading.Thread(target=process.wait, name="clipper-server", daemon=True).start()
+    return process
+
+
+async def _wait_ready(
+    transport: Transport, process: subprocess.Popen[bytes], log: Path, deadline: float
+) -> Runtime | None:
+    def announced_or_gone() -> bool:
+        return process.poll() is not None or runtime.find_process(process.pid) is not None
+
+    await _poll(announced_or_gone, deadline)
+    found = runtime.find_process(process.pid)
+    if found is not None:
+        transport.address.port, transport.address.admin_port = found.port, found.admin_port
+    while process.poll() is None and monotonic() < deadline:
+        if found is not None and await is_ready(transport):
+            return found
+        await asyncio.sleep(_POLL_SECONDS)
+    if process.poll() is None:
+        raise ServerUnreachable(
+            "Clipper has not become ready in time. It goes on starting "
+            f"(process {process.pid}); its log is {log}"
+        )
+    # Somebody else's start() may have been faster.
+    if transport.address.port and await is_ready(transport):
+        return None
+    raise ServerUnreachable(
+        f"Clipper did not start (exit code {process.returncode}). It said:\n{_tail(log)}"
+    )
+
+
+async def _poll(condition: Callable[[], bool], deadline: float) -> bool:
+    """Whether `condition` came true before `deadline` (monotonic)."""
+    while not condition():
+        if monotonic() >= deadline:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+def _log_file(port: int) -> Path:
+    """Its own for each query port; for "any port" for each process that starts one."""
+    return runtime.log_path(port or f"any-{os.getpid()}")
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        return f"  (its log {log} cannot be read: {error.strerror})"
+    return "\n".join(f"  {line}" for line in lines[-_LOG_LINES:]) or "  (nothing)"

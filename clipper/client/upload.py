@@ -1,0 +1,104 @@
+"""Deploying: package a function here, send it, follow the stages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from clipper.client.bodies import JSON, to_json
+from clipper.client.progress import make_progress
+from clipper.client.transport import Transport
+from clipper.errors import ClipperError, InvalidInput
+from clipper.records import BatchingSettings
+from clipper.values import check_name
+
+
+async def deploy(
+    transport: Transport,
+    function: Any,
+    manifest: dict[str, Any],
+    progress: bool | None,
+) -> dict[str, Any]:
+    """Deploy `function` under `manifest`; the last event, when the version is live."""
+    from clipper.workers.packaging import pack
+
+    title = f"{manifest['model_name']}:{manifest['model_version']}"
+    with make_progress(title, progress) as shown:
+        shown.stage({"stage": "packaging"})
+        packed = await asyncio.to_thread(pack, function)
+        shown.stage(
+            {
+                "stage": "uploading",
+                "bytes": len(packed.blob),
+                "by_value": list(packed.by_value),
+            }
+        )
+        manifest |= {
+            "python": packed.python,
+            "packages": packed.packages,
+            "source": packed.source,
+        }
+        parts = [
+            ("manifest", JSON, to_json(manifest)),
+            ("function", "application/octet-stream", packed.blob),
+        ]
+        async for event in transport.stream("/admin/deploy", parts):
+            if event:
+                shown.stage(event)
+            if event.get("stage") == "live":
+                return event
+    raise ClipperError(
+        f"the server ended the deploy of {title} without a word; "
+        "`clipper status` shows what became of it"
+    )
+
+
+def make_manifest(
+    name: object,
+    version: object,
+    input_type: object,
+    *,
+    labels: list[str] | None,
+    num_replicas: int,
+    batching: str | Mapping[str, Any] | BatchingSettings,
+    max_batch_size: int | None,
+    example: Any,
+    retry: bool,
+    environment: Mapping[str, str] | None,
+    memory_limit: int | None,
+) -> dict[str, Any]:
+    """What the server is told about a function, but for the packaging."""
+    return {
+        "model_name": check_name("the model's name", name),
+        "model_version": check_name("the version", version),
+        "input_type": getattr(input_type, "value", input_type),
+        "labels": list(labels or ()),
+        "num_replicas": num_replicas,
+        "batching": _batching(batching, max_batch_size),
+        "retry": retry,
+        "example": example,
+        "environment": {key: str(value) for key, value in (environment or {}).items()},
+        "memory_limit": memory_limit,
+    }
+
+
+def _batching(
+    batching: str | Mapping[str, Any] | BatchingSettings, max_batch_size: int | None
+) -> dict[str, Any]:
+    if isinstance(batching, BatchingSettings):
+        settings: dict[str, Any] = msgspec.to_builtins(batching)
+    elif isinstance(batching, str):
+        settings = {"controller": batching}
+    elif isinstance(batching, Mapping):
+        settings = dict(batching)
+    else:
+        raise InvalidInput(
+            "batching must be the name of a controller, such as 'aimd', or its settings, "
+            f"such as {{'controller': 'fixed', 'max_batch_size': 8}}; got {batching!r:.100}"
+        )
+    if max_batch_size is not None:
+        settings["max_batch_size"] = max_batch_size
+    return settings

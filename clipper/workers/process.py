@@ -1,0 +1,215 @@
+"""One worker process, seen from the server: spawned, watched, its output drained, killed.
+
+No asyncio subprocess and no SIGCHLD: the process is spawned by Popen from the loop's own
+thread (the kernel ties "die with the parent" to the spawning thread), its death shows as
+the end of its socket, and its exit status is collected through a pidfd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+
+from clipper.workers.environment import worker_environment
+from clipper.workers.log import LogTail
+
+# Tests switch these off to try what other systems than Linux have.
+USE_PIDFD = hasattr(os, "pidfd_open")
+USE_PARENT_DEATH_SIGNAL = sys.platform == "linux"
+
+_READ = 64 * 1024  # bytes of output taken per turn of the loop: all a pipe holds
+_FIRST_POLL, _LAST_POLL = 0.001, 0.25  # seconds between looks where there is no pidfd
+
+
+class WorkerProcess:
+    """A child in a session of its own. `log` is its output, `returncode` its exit status
+    once it is gone, when also `exited` is set."""
+
+    # State: `_pidfd` and `_log_fd` are open descriptors that the loop watches, or -1;
+    # `_poll` is the pending look at a process that has no pidfd.
+
+    def __init__(
+        self, environment: Mapping[str, str], memory_limit: int | None = None
+    ) -> None:
+        """Spawn; blocks for about a millisecond. Raises OSError when it cannot."""
+        self._loop = asyncio.get_running_loop()
+        self._pidfd = self._log_fd = -1
+        self._poll: asyncio.TimerHandle | None = None
+        self.log = LogTail()
+        self.exited = asyncio.Event()
+        self._socket, theirs = socket.socketpair()
+        self._log_fd, log_end = os.pipe()
+        command = _command(theirs.fileno(), memory_limit)
+        try:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log_end,
+                stderr=log_end,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env=worker_environment(environment),
+            )
+        except BaseException:
+            self._socket.close()
+            os.close(self._log_fd)
+            raise
+        finally:
+            theirs.close()
+            os.close(log_end)
+        self._watch()
+
+    def __repr__(self) -> str:
+        return f"<WorkerProcess {self.pid} {describe_exit(self.returncode)}>"
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As Popen has it: negative is a signal, None while it runs."""
+        return self._popen.returncode
+
+    async def connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """The transport of the socket; its loss is the death of the worker."""
+        self._socket.setblocking(False)
+        try:
+            transport, _ = await self._loop.create_unix_connection(
+                lambda: protocol, sock=self._socket
+            )
+        except BaseException:
+            self._socket.close()
+            self.kill()
+            raise
+        return transport
+
+    def _watch(self) -> None:
+        os.set_blocking(self._log_fd, False)
+        self._loop.add_reader(self._log_fd, self._read_log)
+        if USE_PIDFD:
+            try:
+                self._pidfd = os.pidfd_open(self.pid)
+            except OSError:
+                return  # no descriptors left: polled at its end instead
+            self._loop.add_reader(self._pidfd, self._collect)
+
+    def _read_log(self) -> bool:
+        """Take one piece of output; whether there was any."""
+        if self._log_fd < 0:
+            return False
+        try:
+            data = os.read(self._log_fd, _READ)
+        except BlockingIOError:
+            return False
+        if data:
+            self.log.write(data)
+        else:
+            self._close_log()
+        return bool(data)
+
+    def _close_log(self) -> None:
+        if self._log_fd >= 0:
+            self._loop.remove_reader(self._log_fd)
+            os.close(self._log_fd)
+            self._log_fd = -1
+
+    def output(self) -> str:
+        """The tail of its output, with all that is written by now."""
+        for _ in range(16):
+            if not self._read_log():
+                break
+        return self.log.text()
+
+    # -- the end ---------------------------------------------------------------------
+
+    def dump_stacks(self) -> None:
+        """Ask for the Python stacks of all its threads on its output."""
+        self._signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        """End it and everything in its group at once. Idempotent."""
+        self._signal_group(signal.SIGKILL)
+        self._await_exit()
+
+    async def stop(self, grace: float) -> None:
+        """Ask it to end, kill it after `grace` seconds, and wait until it is gone."""
+        if not self.exited.is_set():
+            self._signal_group(signal.SIGTERM)
+            # A stopped process acts on nothing but SIGKILL until it is woken.
+            self._signal_group(signal.SIGCONT)
+            self._await_exit()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self.exited.wait()
+            self.kill()
+        await self.exited.wait()
+
+    def _signal(self, number: int) -> None:
+        if self._popen.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def _signal_group(self, number: int) -> None:
+        # Never after the status was collected: the number may be another's by then.
+        if self._popen.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def _await_exit(self) -> None:
+        """Where there is no pidfd, begin to look for the exit status."""
+        if self._pidfd < 0 and self._poll is None and not self.exited.is_set():
+            self._poll = self._loop.call_later(_FIRST_POLL, self._look, _FIRST_POLL)
+
+    def _look(self, delay: float) -> None:
+        self._poll = None
+        if not self._collect():
+            delay = min(2 * delay, _LAST_POLL)
+            self._poll = self._loop.call_later(delay, self._look, delay)
+
+    def _collect(self) -> bool:
+        """Take the exit status if there is one, after the rest of the group was killed:
+        while the status waits, its process id cannot belong to anyone else."""
+        if not _has_ended(self.pid):
+            return False
+        self._signal_group(signal.SIGKILL)
+        if self._popen.poll() is None:
+            return False
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self.output()
+        self._close_log()
+        self.exited.set()
+        return True
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child of ours has ended; its status stays to be collected."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, pid, flags) is not None
+
+
+def _command(fd: int, memory_limit: int | None) -> list[str]:
+    kernel = int(USE_PARENT_DEATH_SIGNAL)
+    numbers = (fd, os.getpid(), kernel, memory_limit or 0)
+    return [sys.executable, "-P", "-m", "clipper.workers.child", *map(str, numbers)]
+
+
+def describe_exit(returncode: int | None) -> str:
+    """An exit status in words."""
+    if returncode is None:
+        return "running"
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"

@@ -16,8 +16,14 @@ from clipper.batching.queue import Block, Job
 from clipper.cache import PredictionCache, cache_key
 from clipper.clock import Clock
 from clipper.deadlines import CallLater, Deadlines
-from clipper.errors import ClipperError, DeadlineExceeded, InvalidInput, ModelFailed
-from clipper.errors import Overloaded, Unavailable
+from clipper.errors import (
+    ClipperError,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelFailed,
+    Overloaded,
+    Unavailable,
+)
 from clipper.inputs import Row, parse_input_type
 from clipper.metrics import Histogram, time_buckets
 from clipper.model import Model
@@ -295,8 +301,9 @@ class Application:
         """A model's output as JSON text."""
         if type(output) is bytes:
             return output
+        # a worker sends a string output as str only where it is JSON text
         assert type(output) is str
-        return render_string(output, self._parses)
+        return output.strip().encode() if self._parses else msgspec.json.encode(output)
 
     @property
     def _parses(self) -> bool:

@@ -1,0 +1,121 @@
+"""What the query port answers, whichever lane a request came in by."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from clipper.application import Application
+from clipper.engine import Engine
+from clipper.errors import NotFound, Unavailable
+from clipper.frontend.decoding import Block, Decoder
+from clipper.frontend.schemas import ApplicationAnswer, HealthAnswer
+from clipper.inputs import InputType, Row
+from clipper.query import BatchQuery, BatchReceiver, Query, Receiver
+
+
+class AnyReceiver(Receiver, BatchReceiver, Protocol):
+    """Takes the answer of a single query or of a batch."""
+
+
+class QueryApi:
+    """Predictions, health and applications of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # All mutable state: a decoder for each application, made when it is first asked.
+        self._decoders: dict[str, tuple[Application, Decoder]] = {}
+
+    def predict(
+        self, name: str, media: str, body: bytes, parameters: str, receiver: AnyReceiver
+    ) -> Query | BatchQuery:
+        """Submit the request in a body. The receiver is told once, perhaps before this
+        returns. Raises the ClipperError of a request that cannot be taken."""
+        application, decoder = self._application(name)
+        if self._engine.draining:
+            raise Unavailable("the server is shutting down")
+        rows, subject, version, deadline_ms, cache = decoder.decode(media, body, parameters)
+        options: dict[str, Any] = {
+            "subject": subject,
+            "version": version,
+            "deadline_ms": deadline_ms,
+        }
+        if type(rows) is Row:
+            return application.submit(rows, receiver, cache=cache, **options)
+        if type(rows) is Block:
+            if cache and application.record.cache:
+                return application.submit_batch(rows.split(), receiver, **options)
+            payload, count, shape = rows
+            return application.submit_block(payload, count, shape, receiver, **options)
+        assert isinstance(rows, list)
+        return application.submit_batch(rows, receiver, cache=cache, **options)
+
+    def _application(self, name: str) -> tuple[Application, Decoder]:
+        application = self._engine.applications.get(name)
+        if application is None:
+            raise NotFound(f"there is no application {name!r:.70}")
+        known = self._decoders.get(name)
+        if known is None or known[0] is not application:
+            if len(self._decoders) > 2 * len(self._engine.applications):
+                self._decoders.clear()
+            decoder = Decoder(
+                application.input_type, self._engine.settings.limits.rows_per_request
+            )
+            known = self._decoders[name] = (application, decoder)
+        return known
+
+    # -- what GET shows -----------------------------------------------------------------
+
+    def get(self, path: str) -> tuple[int, bytes] | None:
+        """Status and JSON of a GET that needs no waiting; None for paths of others."""
+        if path == "/health/live":
+            return 200, msgspec.json.encode(HealthAnswer("live"))
+        if path == "/health/ready":
+            return self._readiness()
+        name = path[1:].rstrip("/")
+        if name in self._engine.applications:
+            return 200, msgspec.json.encode(self.describe(self._engine.applications[name]))
+        return None
+
+    def _readiness(self) -> tuple[int, bytes]:
+        engine = self._engine
+        models = {
+            str(model.id): {
+                "state": model.replicas.state.name.lower(),
+                "live_replicas": model.replicas.live,
+            }
+            for model in engine.models.values()
+        }
+        if engine.ready:
+            return 200, msgspec.json.encode(HealthAnswer("ready", models))
+        status = "draining" if engine.draining else "starting"
+        return 503, msgspec.json.encode(HealthAnswer(status, models))
+
+    def describe(self, application: Application) -> ApplicationAnswer:
+        """The application as GET /{app} shows it."""
+        record = application.record
+        return ApplicationAnswer(
+            name=record.name,
+            input_type=record.input_type,
+            latency_slo_micros=record.slo_micros,
+            default_output=record.default_output,
+            policy=record.policy.name,
+            models=[str(model.id) for model in application.models]
+            + [name for name in record.models if name not in _names(application)],
+            example_request={"input": EXAMPLES[application.input_type]},
+        )
+
+
+EXAMPLES: dict[InputType, Any] = {
+    InputType.INTS: [1, 2, 3],
+    InputType.FLOATS: [1.5, 2.5, 3.5],
+    InputType.DOUBLES: [1.1, 2.2, 3.3],
+    InputType.STRINGS: "some text",
+    InputType.BYTES: "Y2xpcHBlcg==",
+    InputType.JSON: {"any": ["JSON", "value"]},
+}
+
+
+def _names(application: Application) -> set[str]:
+    return {model.record.name for model in application.models}

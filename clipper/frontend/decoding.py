@@ -1,0 +1,270 @@
+"""Bodies of prediction requests to typed rows: JSON, msgpack and npy.
+
+The front end decodes with msgspec and numpy's array header alone; nothing here can run
+code that a client sent.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from itertools import chain
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
+import numpy as np
+
+from clipper.errors import InvalidInput, PayloadTooLarge
+from clipper.frontend.gate import JSON, NPY
+from clipper.frontend.schemas import FAST, AnyRequest, Envelope
+from clipper.inputs import (
+    InputType,
+    Row,
+    check_depth,
+    encode_array_rows,
+    encode_flat,
+    encode_json_value,
+    encode_python,
+)
+from clipper.selection.policy import Subject
+from clipper.values import check_name
+
+NOBODY = Subject()
+
+
+class Block(NamedTuple):
+    """Rows of one size and shape in one piece."""
+
+    payload: bytes
+    rows: int
+    shape: tuple[int, ...] | None = None
+
+    def split(self) -> list[Row]:
+        size = len(self.payload) // self.rows
+        ends = range(size, len(self.payload) + 1, size) if size else [0] * self.rows
+        return [Row(self.payload[end - size : end], self.shape) for end in ends]
+
+
+class Request(NamedTuple):
+    """A decoded request: one row, a block of equal rows, or a list of rows."""
+
+    rows: Row | Block | list[Row]
+    subject: Subject = NOBODY
+    version: str | None = None
+    deadline_ms: float | None = None
+    cache: bool = True
+
+
+class Decoder:
+    """Decodes the bodies of one application."""
+
+    def __init__(self, kind: InputType, max_rows: int) -> None:
+        self._kind = kind
+        self._max_rows = max_rows
+        fast = FAST.get(kind, AnyRequest)
+        self._json = msgspec.json.Decoder(fast)
+        self._json_any = msgspec.json.Decoder(AnyRequest)
+        self._msgpack = msgspec.msgpack.Decoder(fast)
+        self._msgpack_any = msgspec.msgpack.Decoder(AnyRequest)
+
+    def decode(self, media: str, body: bytes, parameters: str = "") -> Request:
+        """The request in a body. Raises InvalidInput with the path of the fault."""
+        if media == NPY:
+            return self._decode_npy(body, parameters)
+        fast, slow = (
+            (self._json, self._json_any)
+            if media == JSON
+            else (self._msgpack, self._msgpack_any)
+        )
+        try:
+            envelope = fast.decode(body)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            # shaped or ragged rows, or a fault: told apart with a second, slower look
+            return self._look_closely(slow, body)
+        if type(envelope) is AnyRequest:
+            rows = self._any_rows(envelope)
+        else:
+            rows = self._fast_rows(envelope)
+        return self._request(envelope, rows)
+
+    def _fast_rows(self, envelope: Any) -> Row | Block | list[Row]:
+        value = envelope.input
+        kind = self._kind
+        if value is not msgspec.UNSET:
+            if kind is InputType.STRINGS:
+                return Row(value.encode())
+            return Row(encode_flat(kind, value))
+        batch = envelope.input_batch
+        if batch is msgspec.UNSET:
+            raise _no_input()
+        self._check_rows(len(batch))
+        if kind is InputType.STRINGS:
+            return [Row(text.encode()) for text in batch]
+        if len(batch) > 1 and len(set(map(len, batch))) == 1:
+            return Block(encode_flat(kind, list(chain.from_iterable(batch))), len(batch))
+        return [Row(encode_flat(kind, values)) for values in batch]
+
+    def _look_closely(self, decoder: Any, body: bytes) -> Request:
+        try:
+            envelope: AnyRequest = decoder.decode(body)
+        except RecursionError:
+            raise InvalidInput("the body is nested too deeply") from None
+        except UnicodeError:
+            raise InvalidInput("the body is not valid UTF-8") from None
+        except msgspec.ValidationError as error:
+            raise InvalidInput(plain_words(str(error))) from None
+        except msgspec.DecodeError as error:
+            raise InvalidInput(
+                f"the body is malformed: {plain_words(str(error))}"
+            ) from None
+        return self._request(envelope, self._any_rows(envelope))
+
+    def _any_rows(self, envelope: AnyRequest) -> Row | Block | list[Row]:
+        if envelope.input is not msgspec.UNSET:
+            return encode_json_value(self._kind, envelope.input)
+        batch = envelope.input_batch
+        if batch is msgspec.UNSET:
+            raise _no_input()
+        if not isinstance(batch, list):
+            raise InvalidInput("Expected an array of inputs at $.input_batch")
+        self._check_rows(len(batch))
+        return [
+            encode_json_value(self._kind, value, f"$.input_batch[{index}]")
+            for index, value in enumerate(batch)
+        ]
+
+    def _request(self, envelope: Envelope, rows: Row | Block | list[Row]) -> Request:
+        uid, context = envelope.uid, envelope.context
+        subject = NOBODY
+        if uid is not None or context is not None:
+            check_depth(context, "$.context")
+            subject = Subject(checked_uid(uid), context)
+        version = envelope.version
+        return Request(
+            rows,
+            subject,
+            None if version is None else check_name("version", version),
+            envelope.deadline_ms,
+            envelope.cache is not False,
+        )
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self._max_rows:
+            raise PayloadTooLarge(f"input_batch may have at most {self._max_rows} inputs")
+
+    # -- npy ----------------------------------------------------------------------------
+
+    def _decode_npy(self, body: bytes, parameters: str) -> Request:
+        if self._kind.dtype is None:
+            raise InvalidInput(
+                f"an application of type {self._kind.value} takes no npy bodies"
+            )
+        values = read_npy(body)
+        envelope = _envelope_of(parameters)
+        if values.ndim == 1:
+            return self._request(envelope, encode_python(self._kind, values))
+        self._check_rows(len(values))
+        if not len(values):
+            return self._request(envelope, [])
+        count, payload, shape = encode_array_rows(self._kind, values)
+        return self._request(envelope, Block(payload, count, shape))
+
+
+def read_npy(body: bytes) -> np.ndarray[Any, Any]:
+    """The array of an npy file in memory. Sizes are checked before anything is
+    allocated; object types, and so pickles, are refused."""
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        TypeError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+    ):
+        raise InvalidInput("the body is not a valid npy file of version 1 or 2") from None
+    if dtype.kind not in "iuf":
+        raise InvalidInput("the array must hold integers or floating-point numbers")
+    count = 1
+    for length in shape:
+        count *= length
+    offset = stream.tell()
+    if count < 0 or count * dtype.itemsize != len(body) - offset:
+        raise InvalidInput("the array's header and the length of its data disagree")
+    values = np.frombuffer(body, dtype, count, offset)
+    if values.ndim == 1 and not shape:
+        raise InvalidInput("Expected an array of at least one axis")
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def _envelope_of(parameters: str) -> Envelope:
+    """The fields that npy requests carry as query parameters."""
+    if not parameters:
+        return _EMPTY
+    fields: dict[str, Any] = {}
+    try:
+        pairs = parse_qsl(parameters, keep_blank_values=True, max_num_fields=16)
+    except ValueError:
+        raise InvalidInput("too many query parameters") from None
+    for name, text in pairs:
+        if name in fields or name not in Envelope.__struct_fields__:
+            raise InvalidInput(f"unknown or repeated query parameter {name!r:.60}")
+        if name in ("uid", "version"):
+            fields[name] = text
+            continue
+        try:
+            fields[name] = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
+            raise InvalidInput(f"the query parameter {name} must be JSON") from None
+    try:
+        return msgspec.convert(fields, Envelope)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(plain_words(str(error))) from None
+
+
+_EMPTY = Envelope()
+
+
+def checked_uid(uid: int | str | None) -> str | None:
+    """0 and "0" are one user."""
+    if uid is None:
+        return None
+    text = str(uid)
+    if len(text.encode("utf-8", "surrogatepass")) > 256:
+        raise InvalidInput("Expected at most 256 bytes at $.uid")
+    return text
+
+
+def _no_input() -> InvalidInput:
+    return InvalidInput("Expected a field `input` or `input_batch` at $")
+
+
+# Our answers speak of JSON's types, not of Python's.
+_WORDS = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "a boolean",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+    "bytes": "bytes",
+}
+
+
+def plain_words(message: str) -> str:
+    """A decoder's message in JSON's own words, with the path at its end."""
+    message = re.sub(
+        r"`([a-z| ]+)`",
+        lambda match: " or ".join(_WORDS.get(w.strip(), w) for w in match[1].split("|")),
+        message,
+    )
+    return message.replace(" - at `", " at ").replace("`", "")

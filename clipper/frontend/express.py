@@ -1,0 +1,308 @@
+"""The hot lane: one connection of the query port, parsed and answered without a task.
+
+The lane answers complete, plain predictions and the GETs that need no waiting. For
+anything else the connection becomes aiohttp's, with the bytes of the request at hand.
+
+Rules: one outstanding request per connection, so answers stay in order, and pipelined
+bytes wait; a hand-over waits for the answer that is owed; a half-closed client still
+gets its answer; a client that is gone cancels its query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from clipper.errors import BodyTimeout, ClipperError, Overloaded
+from clipper.frontend.answers import batch_answer, error_answer, prediction_answer
+from clipper.frontend.gate import error_headers
+from clipper.query import BatchQuery, Query
+
+if TYPE_CHECKING:
+    from clipper.frontend.heads import Plan
+    from clipper.frontend.lane import Lane
+
+logger = logging.getLogger(__name__)
+
+# Bytes of further requests that wait behind an answer before reading stops.
+PIPELINE_BYTES = 64 * 1024
+
+_COMMON = (
+    b"Content-Type: application/json\r\n"
+    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+)
+_OK = b"HTTP/1.1 200 OK\r\n" + _COMMON + b"Content-Length: %d\r\n\r\n%b"
+
+
+class Phase(Enum):
+    """What a connection is doing; the sweep bounds each but ANSWERING, whose bound is
+    the query's own deadline."""
+
+    IDLE = "idle"  # nothing of a request has come
+    HEAD = "head"  # a part of a head has come
+    BODY = "body"  # a part of a body has come
+    ANSWERING = "answering"  # a query is out
+
+
+class Express(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_buffer", "_chunks", "_eof", "_have", "_lane", "_need", "_plan", "_processing",
+        "_query", "_reading", "_reserved", "_writable", "phase", "since", "stalled",
+        "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        # Per connection.
+        self._reading = True
+        self._writable = True
+        self._eof = False
+        self.stalled = 0  # tick since when the client takes nothing
+        # Per request.
+        self.phase = Phase.HEAD  # one who connects and says nothing is soon let go
+        self.since = 0  # tick at which the phase began
+        self._buffer = b""
+        self._chunks: list[bytes] = []  # of a body that is still coming
+        self._have = self._need = 0
+        self._plan: Plan | None = None
+        self._query: Query | BatchQuery | None = None
+        self._processing = False
+        self._reserved = 0  # bytes of the body that count as in flight
+
+    # -- transport ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.since = self._lane.tick
+        if not self._lane.add(self):
+            self._respond_error(Overloaded("too many connections"), close=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lane.remove(self)
+        self._release()
+        if self._query is not None:
+            self._query.cancel()
+            self._query = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._need:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._chunks)
+            self._chunks, self._need = [], 0
+        elif self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        if self.phase is Phase.ANSWERING or not self._writable:
+            self._buffer = data
+            if len(data) > PIPELINE_BYTES and self._reading:
+                self._reading = False
+                self.transport.pause_reading()
+            return
+        self._process(data)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        return self.phase is Phase.ANSWERING
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self.stalled = self._lane.tick
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self.phase is not Phase.ANSWERING and not self._processing:
+            self._continue()
+
+    # -- requests -----------------------------------------------------------------------
+
+    def _process(self, data: bytes) -> None:
+        """Serve the requests in `data` until one has to wait."""
+        self._processing = True
+        try:
+            while data and self._writable and not self.transport.is_closing():
+                end = data.find(b"\r\n\r\n") + 4
+                if end == 3:
+                    self._wait_for_head(data)
+                    return
+                plan = self._lane.heads.plan(data[:end])
+                if plan is None:
+                    self._hand_over(data)
+                    return
+                need = end + plan.length
+                if len(data) < need:
+                    self._wait_for_body(data, need, plan)
+                    return
+                if plan.media is None:
+                    answer = self._lane.api.get(plan.path)
+                    if answer is None:
+                        self._hand_over(data)
+                        return
+                    self._plan = plan
+                    self._respond(*answer)
+                else:
+                    # what follows waits in the buffer while the answer is out
+                    self._buffer = data[need:]
+                    self._predict(plan, data[end:need])
+                    if self.phase is Phase.ANSWERING:
+                        return
+                data = data[need:]
+        finally:
+            self._processing = False
+        self._buffer = data
+        self._enter(Phase.IDLE)
+
+    def _continue(self) -> None:
+        """An answer went out: go on with what came meanwhile."""
+        if not self._reading:
+            self._reading = True
+            self.transport.resume_reading()
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._process(data)
+        elif self._eof:
+            self.transport.close()
+
+    def _wait_for_head(self, data: bytes) -> None:
+        if len(data) > self._lane.head_limit:
+            self._hand_over(data)
+            return
+        self._buffer = data
+        if self.phase is not Phase.HEAD:
+            self._enter(Phase.HEAD)
+
+    def _wait_for_body(self, data: bytes, need: int, plan: Plan) -> None:
+        if not self._reserved and not self._reserve(plan.length):
+            self._respond_error(Overloaded("too many bytes are in flight"), close=True)
+            return
+        self._chunks = [data]
+        self._have, self._need = len(data), need
+        if self.phase is not Phase.BODY:
+            self._enter(Phase.BODY)
+
+    def _predict(self, plan: Plan, body: bytes) -> None:
+        self._plan = plan
+        assert plan.media is not None
+        if not self._reserved and not self._reserve(plan.length):
+            self._respond_error(Overloaded("too many bytes are in flight"))
+            return
+        self.phase = Phase.ANSWERING
+        try:
+            query = self._lane.api.predict(
+                plan.path, plan.media, body, plan.parameters, self
+            )
+        except ClipperError as error:
+            self._respond_error(error)
+        except Exception:
+            logger.exception("a prediction request failed")
+            self._respond_error(ClipperError("the server failed on this request"))
+        else:
+            if self.phase is Phase.ANSWERING:
+                self._query = query
+
+    def query_settled(self, query: Query) -> None:
+        status, body = prediction_answer(query)
+        self._respond(status, body)
+
+    def batch_settled(self, batch: BatchQuery) -> None:
+        self._respond(200, batch_answer(batch))
+
+    # -- answers ------------------------------------------------------------------------
+
+    def _respond(self, status: int, body: bytes) -> None:
+        plan = self._plan
+        if (
+            status == 200
+            and plan is not None
+            and not plan.close
+            and not self._lane.draining
+        ):
+            self.transport.write(_OK % (len(body), body))
+            self._answered(close=False)
+        else:
+            close = plan is None or plan.close or self._lane.draining
+            self._write(status, body, {}, close)
+
+    def _respond_error(self, error: ClipperError, *, close: bool = False) -> None:
+        close = (
+            close or self._lane.draining or (self._plan is not None and self._plan.close)
+        )
+        self._write(error.status, error_answer(error), error_headers(error), close)
+
+    def _write(
+        self, status: int, body: bytes, headers: dict[str, str], close: bool
+    ) -> None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\n%b%b%bContent-Length: %d\r\n\r\n%b"
+            % (
+                status,
+                HTTPStatus(status).phrase.encode(),
+                _COMMON,
+                lines.encode(),
+                b"Connection: close\r\n" if close else b"",
+                len(body),
+                body,
+            )
+        )
+        self._answered(close=close)
+
+    def _answered(self, *, close: bool) -> None:
+        self._query = self._plan = None
+        if self._reserved:
+            self._release()
+        self.phase = Phase.IDLE
+        self.since = self._lane.tick
+        if close:
+            self._buffer = b""
+            self.transport.close()
+        elif not self._processing and (self._buffer or self._eof or not self._reading):
+            self._continue()
+
+    # -- bounds -------------------------------------------------------------------------
+
+    def overdue(self, tick: int) -> None:
+        """Called once a second: end what takes too long."""
+        if not self._writable and tick - self.stalled > self._lane.write_ticks:
+            self.transport.abort()
+            return
+        if tick - self.since <= self._lane.patience[self.phase]:
+            return
+        if self.phase is Phase.BODY:
+            self._chunks, self._need = [], 0
+            self._respond_error(BodyTimeout("the body took too long"), close=True)
+        else:
+            self.transport.close()
+
+    def finish(self) -> None:
+        """The server drains: idle connections close, others after their answer."""
+        if self.phase is not Phase.ANSWERING:
+            self.transport.close()
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.since = self._lane.tick
+
+    def _reserve(self, size: int) -> bool:
+        self._reserved = size if self._lane.reserve(size) else 0
+        return self._reserved == size
+
+    def _release(self) -> None:
+        self._lane.release(self._reserved)
+        self._reserved = 0
+
+    def _hand_over(self, data: bytes) -> None:
+        """Make the connection aiohttp's, with everything that was not answered yet."""
+        self._release()
+        self._buffer = b""
+        self._lane.hand_over(self, data)

@@ -1,0 +1,117 @@
+"""Request heads that the hot lane takes, parsed once and remembered by their bytes.
+
+A head says the same every time its bytes are the same, and a keep-alive client sends the
+same ones again and again: the outcome of parsing and of the gate is kept under the exact
+bytes of the head. Only heads that passed are kept, so a refusal is never a memory.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import httptools
+
+from clipper.errors import ClipperError
+from clipper.frontend.gate import JSON, MSGPACK, NPY, Gate, make_head
+
+_PREDICT = re.compile(r"/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/predict/?(?:\?([!-~]*))?")
+_GET = re.compile(r"/[A-Za-z0-9._/-]{0,80}")
+
+# Heads past this size, or past this many, are parsed anew each time.
+_REMEMBERED_SIZE = 2048
+_REMEMBERED = 4096
+
+PREDICT_MEDIA = (JSON, MSGPACK, NPY)
+
+
+class Plan(NamedTuple):
+    """What to do once the body is there. `media` is None for a GET of `path`."""
+
+    path: str  # the application's name for a prediction
+    media: str | None
+    parameters: str
+    length: int  # of the body, in bytes
+    close: bool  # the client asked to close after the answer
+
+
+class Heads:
+    """Turns the bytes of request heads into plans."""
+
+    def __init__(self, gate: Gate, body_limit: int) -> None:
+        self._gate = gate
+        self._body_limit = body_limit
+        # All mutable state: plans by the bytes of their heads.
+        self._plans: dict[bytes, Plan] = {}
+
+    def plan(self, head: bytes) -> Plan | None:
+        """The plan for a complete head, or None for one that the hot lane leaves to
+        the other: unusual, wrong, or not admitted."""
+        plan = self._plans.get(head)
+        if plan is None:
+            plan = self._parse(head)
+            if plan is not None and len(head) <= _REMEMBERED_SIZE:
+                if len(self._plans) >= _REMEMBERED:
+                    self._plans.clear()
+                self._plans[head] = plan
+        return plan
+
+    def _parse(self, raw: bytes) -> Plan | None:
+        parsed = _Parsed()
+        parser = httptools.HttpRequestParser(parsed)
+        try:
+            parser.feed_data(raw)
+            target = parsed.url.decode("ascii")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeError):
+            return None
+        if not parsed.complete or parser.get_http_version() != "1.1":
+            return None
+        method = parser.get_method().decode("ascii")
+        head = make_head(method, target, (1, 1), parsed.headers)
+        if (
+            head.headers.keys() & _UNUSUAL
+            or _PLAIN_CONNECTION.get(head.headers.get(b"connection", b"keep-alive").lower())
+            is None
+        ):
+            return None
+        close = not parser.should_keep_alive()
+        try:
+            self._gate.admit(head)
+            if method == "GET" and _GET.fullmatch(target) and not _has_body(head.headers):
+                return Plan(target, None, "", 0, close)
+            match = _PREDICT.fullmatch(target)
+            if method != "POST" or match is None:
+                return None
+            length = head.headers.get(b"content-length")
+            if length is None or not length.isdigit() or len(length) > 12:
+                return None
+            media = self._gate.check_body(head, PREDICT_MEDIA, self._body_limit)
+        except ClipperError:
+            return None
+        return Plan(match[1], media, match[2] or "", int(length), close)
+
+
+_UNUSUAL = {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"}
+_PLAIN_CONNECTION = {b"keep-alive": True, b"close": True}
+
+
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-length", b"0") != b"0"
+
+
+class _Parsed:
+    """Collects what the parser finds."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True

@@ -1,0 +1,68 @@
+"""What an application or a model must satisfy before it is registered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from clipper.errors import InvalidInput
+from clipper.inputs import parse_input_type
+from clipper.records import ApplicationRecord, ModelRecord
+from clipper.selection.registry import make_policy
+from clipper.values import check_name
+
+RESERVED = frozenset({"admin", "docs", "health", "metrics", "openapi.json", "v2"})
+
+MAX_SLO_MICROS = 3600 * 1_000_000
+MAX_CANDIDATES = 64
+MAX_TEXT = 64 * 1024  # characters of a default output
+
+ON_OVERLOAD = ("default", "reject")
+LOSSES = ("zero_one", "absolute", "squared", "log")
+
+
+def check_application(spec: ApplicationRecord) -> ApplicationRecord:
+    """The specification with names and types in their canonical form."""
+    name = check_name("application name", spec.name)
+    if name in RESERVED:
+        raise InvalidInput(f"an application cannot be called {name!r}, which is a route")
+    if not 1 <= spec.slo_micros <= MAX_SLO_MICROS:
+        raise InvalidInput(
+            f"latency_slo_micros must lie between 1 and {MAX_SLO_MICROS} "
+            f"(one hour), got {spec.slo_micros}"
+        )
+    models = [check_name("model name", model) for model in spec.models]
+    if len(set(models)) != len(models):
+        raise InvalidInput("a model is named twice")
+    if len(models) > MAX_CANDIDATES:
+        raise InvalidInput(f"an application has at most {MAX_CANDIDATES} models")
+    if spec.default_output is not None and len(spec.default_output) > MAX_TEXT:
+        raise InvalidInput(f"default_output is longer than {MAX_TEXT} characters")
+    _check_one_of("on_overload", spec.on_overload, ON_OVERLOAD)
+    _check_one_of("loss", spec.loss, LOSSES)
+    make_policy(spec.policy)
+    kind = parse_input_type(spec.input_type)
+    return replace(spec, name=name, models=models, input_type=kind.value)
+
+
+def check_model(spec: ModelRecord) -> ModelRecord:
+    """The specification with names and types in their canonical form."""
+    if spec.num_replicas < 1:
+        raise InvalidInput("num_replicas must be at least 1")
+    if spec.memory_limit is not None and spec.memory_limit < 1:
+        raise InvalidInput("memory_limit must be a positive number of bytes")
+    return replace(
+        spec,
+        name=check_name("model name", spec.name),
+        version=check_name("model version", spec.version),
+        labels=[check_name("label", label) for label in spec.labels],
+        input_type=parse_input_type(spec.input_type).value,
+    )
+
+
+def _check_one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInput(
+            f"{field} must be one of {', '.join(allowed)}, got {value!r:.60}"
+        )

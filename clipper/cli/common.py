@@ -1,0 +1,218 @@
+"""What the commands share: finding the server, printing tables and JSON, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from clipper.errors import ClipperError, ConfigError, ServerUnreachable, StoreError
+from clipper.values import check_name
+
+if TYPE_CHECKING:
+    from clipper.client import AsyncClipper
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NO_SERVER = (ServerUnreachable, ConfigError, StoreError)
+
+
+def exit_code(error: ClipperError) -> int:
+    return 3 if isinstance(error, _NO_SERVER) else 1
+
+
+# -- options ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server that a command speaks to."""
+
+    host: str
+    port: int
+    admin_port: int
+
+    def client(self) -> AsyncClipper:
+        from clipper.client import AsyncClipper
+
+        return AsyncClipper(self.host, port=self.port, admin_port=self.admin_port)
+
+    def run(self, work: Callable[[AsyncClipper], Coroutine[Any, Any, T]]) -> T:
+        """The result of `work` with a client that is closed afterwards."""
+
+        async def session() -> T:
+            async with self.client() as client:
+                return await work(client)
+
+        return asyncio.run(session())
+
+
+def server_options(
+    command: Callable[Concatenate[Target, P], None],
+) -> Callable[..., None]:
+    """--host, --port and --admin-port, handed to the command as one Target."""
+
+    def wrapped(
+        host: str, port: int, admin_port: int, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        command(Target(host, port, admin_port), *args, **kwargs)
+
+    update_wrapper(wrapped, command)
+    for option in (admin_port_option, port_option, host_option):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def parse_port(text: str | int) -> int:
+    if not str(text).isdecimal() or not 0 <= int(text) <= 65535:
+        raise click.BadParameter(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+host_option = click.option(
+    "--host",
+    default="localhost",
+    show_default=True,
+    envvar="CLIPPER_HOST",
+    help="Machine of the server. Another than this needs CLIPPER_TOKEN.",
+)
+port_option = click.option(
+    "--port",
+    type=parse_port,
+    metavar="PORT",
+    default=1337,
+    show_default=True,
+    envvar="CLIPPER_PORT",
+    help="Query port of the server.",
+)
+admin_port_option = click.option(
+    "--admin-port",
+    type=parse_port,
+    metavar="PORT",
+    default=1338,
+    show_default=True,
+    envvar="CLIPPER_ADMIN_PORT",
+    help="Admin port, where a server on this machine does not announce it.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+# -- values on the command line --------------------------------------------------------
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value; `-` reads it from standard input."""
+    import msgspec
+
+    if text == "-":
+        text = sys.stdin.read()
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise click.BadParameter(
+            f"{text.strip()[:60]!r} is not JSON: {error}. "
+            """A string needs its quotes, as in '"text"'."""
+        ) from None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model, or one version of it where `version` is not None."""
+
+    name: str
+    version: str | None
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}:{self.version}"
+
+    def need_version(self) -> str:
+        if self.version is None:
+            raise click.UsageError(
+                f"Which version of {self.name}? Say {self.name}:VERSION; "
+                "`clipper models` lists them."
+            )
+        return self.version
+
+
+def parse_model(text: str) -> ModelSpec:
+    """`name` or `name:version`."""
+    name, colon, version = text.partition(":")
+    try:
+        return ModelSpec(
+            check_name("a model's name", name),
+            check_name("a version", version) if colon else None,
+        )
+    except ClipperError as error:
+        raise click.BadParameter(error.cause) from None
+
+
+# -- output ----------------------------------------------------------------------------
+
+
+def print_json(value: Any) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def compact_json(value: Any) -> str:
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
+
+
+def done(sentence: str) -> None:
+    """Say that something was done."""
+    click.secho("✓ ", fg="green", nl=False)
+    click.echo(sentence)
+
+
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], *, indent: str = ""
+) -> None:
+    """Aligned columns: numbers to the right, no lines around."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [
+        bool(cells) and all(row[i] == "-" or _is_number(row[i]) for row in cells)
+        for i in range(len(headers))
+    ]
+    widths = [
+        max(len(click.unstyle(row[i])) for row in [list(headers), *cells])
+        for i in range(len(headers))
+    ]
+
+    def line(values: Sequence[str]) -> str:
+        padded = []
+        for value, width, right in zip(values, widths, numeric, strict=True):
+            space = " " * (width - len(click.unstyle(value)))
+            padded.append(space + value if right else value + space)
+        return (indent + "  ".join(padded)).rstrip()
+
+    click.secho(line(headers), dim=True)
+    for row in cells:
+        click.echo(line(row))
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "" or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).rstrip(" ms%").isdecimal()
+
+
+def milliseconds(micros: object) -> str:
+    """A latency objective in words: ``100 ms``."""
+    return f"{micros / 1000:g} ms" if isinstance(micros, (int, float)) else "-"

@@ -1,0 +1,159 @@
+"""Commands that query an application and tell it how good the answer was."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import click
+
+from clipper.cli.common import (
+    Target,
+    compact_json,
+    done,
+    json_option,
+    parse_json,
+    print_json,
+    server_options,
+)
+
+
+def parse_uid(text: str) -> int | str:
+    """A user: a number, or any other text."""
+    return int(text) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
+
+
+@click.command()
+@click.argument("app")
+@click.argument("input", type=parse_json, metavar="JSON")
+@click.option("--uid", type=parse_uid, metavar="UID", help="Whose query it is.")
+@click.option(
+    "--context",
+    type=parse_json,
+    metavar="JSON",
+    help="Features for a contextual policy, as JSON.",
+)
+@click.option("--version", help="One version of the model.")
+@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True))
+@click.option("--no-cache", is_flag=True, help="Ask the model anew.")
+@json_option
+@server_options
+def predict(
+    target: Target,
+    app: str,
+    input: Any,
+    uid: int | str | None,
+    context: Any,
+    version: str | None,
+    deadline_ms: float | None,
+    no_cache: bool,
+    as_json: bool,
+) -> None:
+    """Query an application.
+
+    \b
+    clipper predict hello_world '[1.1, 2.2, 3.3]'
+
+    JSON is one input; - reads it from standard input. Prints the output as JSON; on a
+    terminal also the query id, which `clipper update` takes.
+    """
+    answer = target.run(
+        lambda clipper: clipper.predict(
+            app,
+            input,
+            uid=uid,
+            context=context,
+            version=version,
+            deadline_ms=deadline_ms,
+            cache=not no_cache,
+        )
+    )
+    if as_json:
+        print_json(_as_dict(answer))
+        return
+    click.echo(compact_json(answer.output))
+    if answer.default:
+        click.secho(
+            f"the default output: {answer.default_explanation}", fg="yellow", err=True
+        )
+    if answer.confidence is not None:
+        click.secho(f"confidence {answer.confidence:.2f}", dim=True, err=True)
+    if sys.stdout.isatty():
+        click.secho(f"query id {answer.query_id}", dim=True, err=True)
+
+
+def _as_dict(answer: Any) -> dict[str, Any]:
+    """The answer as it stood on the wire."""
+    import dataclasses
+
+    fields = dataclasses.asdict(answer)
+    return {key: value for key, value in fields.items() if value not in (None, [])} | {
+        "output": answer.output
+    }
+
+
+@click.command()
+@click.argument("app")
+@click.argument("query_id", required=False)
+@click.option("--label", type=parse_json, metavar="JSON", help="The true output, as JSON.")
+@click.option("--reward", type=click.FloatRange(0, 1), help="How good it was, 0 to 1.")
+@click.option(
+    "--input",
+    type=parse_json,
+    metavar="JSON",
+    help="The input, where there is no query id.",
+)
+@click.option(
+    "--uid",
+    type=parse_uid,
+    metavar="UID",
+    help="Whose query it was, where there is no query id.",
+)
+@click.option(
+    "--context",
+    type=parse_json,
+    metavar="JSON",
+    help="Its features, where there is no query id.",
+)
+@click.option("--feedback-id", help="Keeps feedback that is sent twice from counting so.")
+@json_option
+@server_options
+def update(
+    target: Target,
+    app: str,
+    query_id: str | None,
+    label: Any,
+    reward: float | None,
+    input: Any,
+    uid: int | str | None,
+    context: Any,
+    feedback_id: str | None,
+    as_json: bool,
+) -> None:
+    """Give feedback on an answer.
+
+    \b
+    clipper update hello_world QUERY_ID --label 6.6
+    clipper update hello_world --uid 7 --input '[1.1]' --label 1.1
+    """
+    if (label is None) == (reward is None):
+        raise click.UsageError("Say either --label or --reward.")
+    if (query_id is None) and input is None:
+        raise click.UsageError("Say which answer: its QUERY_ID, or the --input.")
+    answer = target.run(
+        lambda clipper: clipper.update(
+            app,
+            query_id,
+            label=label,
+            reward=reward,
+            uid=uid,
+            input=input,
+            context=context,
+            feedback_id=feedback_id,
+        )
+    )
+    if as_json:
+        print_json(answer)
+    else:
+        done("known already" if answer.get("duplicate") else "feedback taken")

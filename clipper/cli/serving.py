@@ -1,0 +1,185 @@
+"""Commands that run a server: serve, start, stop, demo."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clipper.cli.common import (
+    Target,
+    admin_port_option,
+    done,
+    parse_port,
+    port_option,
+    server_options,
+)
+from clipper.errors import ConfigError
+from clipper.version import __version__
+
+if TYPE_CHECKING:
+    from clipper.server import Server
+
+logger = logging.getLogger(__name__)
+
+_LOG_BYTES = 4 * 1024 * 1024  # a log file is turned over at this size; one old one is kept
+
+
+@click.command()
+@click.option(
+    "--config", "config_file", metavar="FILE", help="A clipper.toml; flags go over it."
+)
+@click.option("--host", help="Address for queries and feedback.  [127.0.0.1]")
+@click.option("--port", type=parse_port, metavar="PORT", help="Query port.  [1337]")
+@click.option("--admin-host", help="Address of the admin port.  [127.0.0.1]")
+@click.option("--admin-port", type=parse_port, metavar="PORT", help="Admin port.  [1338]")
+@click.option(
+    "--data-dir", help="Where everything is kept.  [$CLIPPER_DATA_DIR, or in your home]"
+)
+@click.option("--ephemeral", is_flag=True, default=None, help="Keep nothing on disk.")
+@click.option(
+    "--no-auth", is_flag=True, help="Ask for no token. Only for a server on loopback."
+)
+@click.option(
+    "--require-token", is_flag=True, default=None, help="Ask for it on queries, too."
+)
+@click.option(
+    "--allowed-hosts", metavar="NAMES", help="Host names to answer to, with commas."
+)
+@click.option("--log-file", metavar="FILE", help="Log there and not to standard error.")
+@click.option("--verbose", "-v", is_flag=True, help="Log more.")
+def serve(
+    config_file: str | None,
+    no_auth: bool,
+    allowed_hosts: str | None,
+    log_file: str | None,
+    verbose: bool,
+    **flags: Any,
+) -> None:
+    """Run a server until Ctrl-C or SIGTERM."""
+    from msgspec.structs import replace
+
+    from clipper import runtime
+    from clipper.config import load_settings
+
+    if no_auth:
+        flags["auth"] = False
+    if allowed_hosts is not None:
+        flags["allowed_hosts"] = [name.strip() for name in allowed_hosts.split(",")]
+    settings = load_settings(config_file, flags)
+    if settings.data_dir is None and not settings.ephemeral:
+        settings = replace(settings, data_dir=str(runtime.default_data_dir()))
+    _log_to(log_file, logging.DEBUG if verbose else logging.INFO)
+
+    from clipper.server import run
+
+    announced: list[int] = []
+
+    def ready(server: Server) -> None:
+        announced.append(server.port)
+        try:
+            runtime.announce(
+                server.port,
+                server.admin_port,
+                settings.host,
+                settings.admin_host,
+                os.getpid(),
+                server.data_dir,
+                server.token,
+            )
+        except ConfigError as error:
+            logger.warning("local clients will not find the token: %s", error)
+        _say_ready(server, settings.host, settings.admin_host, settings.auth)
+
+    try:
+        code = run(settings, on_ready=ready)
+    finally:
+        for port in announced:
+            runtime.withdraw(port)
+    click.echo("Clipper has stopped.")
+    sys.exit(code)
+
+
+def _say_ready(server: Server, host: str, admin_host: str, auth: bool) -> None:
+    from clipper.runtime import base_url
+
+    click.secho(f"Clipper {__version__} is running", bold=True)
+    click.echo(f"  queries  {base_url(host, server.port)}")
+    click.echo(f"  admin    {base_url(admin_host, server.admin_port)}")
+    kept = server.data_dir or "nowhere: all is forgotten at the end (--ephemeral)"
+    click.echo(f"  data     {kept}")
+    if not auth:
+        click.secho(
+            "  Every user of this machine can deploy code here (--no-auth).",
+            fg="yellow",
+        )
+    if sys.stdin.isatty():
+        click.secho("Ctrl-C ends it.", dim=True)
+    sys.stdout.flush()
+
+
+def _log_to(log_file: str | None, level: int) -> None:
+    handler: logging.Handler
+    if log_file is None:
+        handler = logging.StreamHandler()
+    else:
+        try:
+            handler = logging.handlers.RotatingFileHandler(
+                log_file, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot write {log_file}: {error.strerror}") from None
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("clipper").setLevel(level)
+
+
+@click.command()
+@click.option("--data-dir", help="Where everything is kept, if not at the usual place.")
+@click.option("--ephemeral", is_flag=True, help="Keep nothing on disk.")
+@port_option
+@admin_port_option
+def start(data_dir: str | None, ephemeral: bool, port: int, admin_port: int) -> None:
+    """Start a server in the background, unless one runs."""
+    from clipper.client import AsyncClipper
+
+    async def work() -> tuple[bool, str]:
+        clipper = AsyncClipper(port=port, admin_port=admin_port, data_dir=data_dir)
+        try:
+            begun = await clipper.start(ephemeral=ephemeral)
+            return begun, clipper.query_url
+        finally:
+            await clipper.close()
+
+    import asyncio
+
+    begun, url = asyncio.run(work())
+    done(f"Clipper {'is running' if begun else 'was running already'} at {url}")
+
+
+@click.command()
+@server_options
+def stop(target: Target) -> None:
+    """End the server on this machine, whoever started it."""
+    if target.run(lambda clipper: clipper.stop()):
+        done("Clipper has stopped")
+    else:
+        click.echo(f"No server runs at port {target.port}.")
+
+
+@click.command()
+@click.option("--data-dir", help="Keep what the demo makes. By default nothing is kept.")
+@click.option("--exit", "leave", is_flag=True, help="End after the report.")
+@port_option
+@admin_port_option
+def demo(port: int, admin_port: int, data_dir: str | None, leave: bool) -> None:
+    """Start a server, put three models on it, and query them."""
+    from clipper.demo import run
+
+    run(port=port, admin_port=admin_port, data_dir=data_dir, leave=leave)

@@ -180,6 +180,8 @@ class Application:
         model, batch = self._begin_batch(len(rows), receiver, subject, version, deadline_ms)
         if model is None:
             return batch
+        if not rows:
+            batch.finish()
         for index, row in enumerate(rows):
             waiter = RowWaiter(batch, index)
             if not (cache and self.record.cache):

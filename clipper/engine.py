@@ -95,7 +95,7 @@ class Engine:
         await self.store.delete_blobs(keep)
 
     async def drain(self, seconds: float) -> None:
-        """Take no more changes, answer what was accepted, stop every worker."""
+        """Take no more, answer what was accepted, stop every worker."""
         self.draining = True
         await asyncio.gather(*(model.stop(seconds) for model in self.models.values()))
         for application in self.applications.values():
@@ -109,11 +109,7 @@ class Engine:
     @property
     def ready(self) -> bool:
         """True once every restored model answers or has failed for good."""
-        return not self.draining and not any(
-            model.connected and not model.replicas.live
-            for model in self.models.values()
-            if model.record.blob is not None
-        )
+        return not self.draining and not any(m.starting for m in self.models.values())
 
     # -- applications -------------------------------------------------------------------
 
@@ -247,8 +243,8 @@ class Engine:
         model = self._make_model(record)
         try:
             await model.replicas.start(record.num_replicas, report)
-            changes = [PutModel(record), self._set_current(record.name, record.version)]
-            await self._adopt(model, changes)
+            current = self._set_current(record.name, record.version)
+            await self._adopt(model, [PutModel(record), current])
         except BaseException:
             await asyncio.shield(self._spawn(model.stop(0.0)))
             raise

@@ -20,6 +20,7 @@ from clipper.values import ModelId, Output, RowError
 from clipper.workers.replica_set import ReplicaSet, State, WorkerSpec
 
 OVERLOADED = RowError("overloaded", "Too much work is waiting for the model")
+NO_REPLICA = RowError("no_model", "No connected models found for query")
 STOPPED = RowError("unavailable", "The model version was taken out of service")
 
 # Two batches are in flight per replica: a job may wait behind one and ride in the other,
@@ -64,15 +65,18 @@ class Model:
             call_soon=asyncio.get_running_loop().call_soon,
             retry=record.retry,
         )
+        # All mutable state beside the above: whether a replica answers or is expected to
+        # (kept, because every query asks), and whether the version is on its way out.
+        self.connected = record.blob is not None
         self.stopped = False
 
     def __repr__(self) -> str:
         return f"<Model {self.id} {self.replicas.state.name} {self.dispatcher.queue!r}>"
 
     @property
-    def connected(self) -> bool:
-        """True if a replica answers or is expected to."""
-        return not self.stopped and self.replicas.state in (State.STARTING, State.LIVE)
+    def starting(self) -> bool:
+        """True while it is not known yet whether its replicas will come up."""
+        return self.connected and self.replicas.state is State.STARTING
 
     def set_objective(self, slo_seconds: float | None) -> None:
         """The tightest SLO of the applications that this version answers for."""
@@ -104,6 +108,7 @@ class Model:
     async def stop(self, drain_seconds: float) -> None:
         """Answer what was accepted, within the bound, and end the workers."""
         self.stopped = True
+        self.connected = False
         if self.replicas.live:
             await self.dispatcher.drain(drain_seconds)
         await self.replicas.stop(drain_seconds)

@@ -120,14 +120,14 @@ class BatchQuery:
         """The one block of this batch is complete."""
         if not self.settled:
             self.outputs = outputs
-            self._settle()
+            self.finish()
 
     def row_done(self, index: int, output: Output) -> None:
         if not self.settled:
             self.outputs[index] = output
             self._left -= 1
             if not self._left:
-                self._settle()
+                self.finish()
 
     def expire(self) -> None:
         """The deadline passed: rows that are in keep their outputs."""
@@ -135,7 +135,7 @@ class BatchQuery:
             self.outputs = block.outputs.copy()
         self.outputs = [EXPIRED if output is None else output for output in self.outputs]
         self._leave()
-        self._settle()
+        self.finish()
 
     def cancel(self) -> None:
         if not self.settled:
@@ -147,7 +147,8 @@ class BatchQuery:
         """The id that all rows share; each appends its index."""
         return self.stamp.issue(self.arrived, len(self.outputs))
 
-    def _settle(self) -> None:
+    def finish(self) -> None:
+        """All rows are in."""
         self.settled = True
         self.jobs.clear()
         self.blocks.clear()

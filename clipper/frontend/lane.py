@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from clipper.config import Limits
@@ -42,6 +43,7 @@ class Lane:
         self.bytes_in_flight = 0
         self.tick = 0
         self.draining = False
+        self._empty = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -64,10 +66,12 @@ class Lane:
 
     def remove(self, connection: Express) -> None:
         self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
 
     def hand_over(self, connection: Express, data: bytes) -> None:
         """Give the connection to aiohttp, with the bytes of the request at hand."""
-        self.connections.discard(connection)
+        self.remove(connection)
         handler = self._web_handler()
         transport = connection.transport
         transport.resume_reading()
@@ -90,6 +94,14 @@ class Lane:
         self.draining = True
         for connection in list(self.connections):
             connection.finish()
+
+    async def wait_closed(self, seconds: float) -> None:
+        """Wait until the last connection of this lane is closed, within the bound."""
+        if self.connections:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
 
     def close(self) -> None:
         """Drop every connection."""

@@ -81,8 +81,12 @@ class WebLane:
             **self._options,
         )
 
-    async def stop(self) -> None:
-        """Finish the requests under way and close all connections."""
+    async def stop(self, seconds: float) -> None:
+        """Finish the requests under way, within the bound, and close all connections."""
+        server = self._runner.server
+        if server is not None:
+            server.pre_shutdown()
+            await server.shutdown(seconds)
         await self._runner.cleanup()
 
 

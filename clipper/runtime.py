@@ -59,6 +59,11 @@ def default_data_dir() -> Path:
     return Path(data_home) / "clipper"
 
 
+def base_url(host: str, port: int) -> str:
+    """The URL of a server that listens at `host` and `port`."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def read_token(data_dir: str | Path) -> str | None:
     """The token of the server whose data lie in `data_dir`; None if it cannot be read."""
     token = _read_owned(Path(data_dir) / TOKEN_FILE)
@@ -93,6 +98,7 @@ def announce(
         token=token if data_dir is None else None,
     )
     directory = runtime_dir()
+    _sweep(directory)
     path = directory / f"{port}.json"
     handle, temporary = tempfile.mkstemp(prefix=f".{port}-", dir=directory)  # 0600
     try:
@@ -103,6 +109,14 @@ def announce(
         os.unlink(temporary)
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
     return path
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what servers that were killed have left behind."""
+    for path in directory.glob("*.json"):
+        runtime = _read_runtime(path)
+        if runtime is not None and not runtime.alive():
+            path.unlink(missing_ok=True)
 
 
 def withdraw(port: int, pid: int | None = None) -> None:

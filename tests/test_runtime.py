@@ -97,6 +97,13 @@ def test_a_file_whose_process_is_gone_is_ignored() -> None:
     assert runtime.find_all() == []
 
 
+def test_what_killed_servers_left_is_swept_up() -> None:
+    left = announce(pid=dead_pid())
+    announce(4713)
+    assert not left.exists()
+    assert runtime.find(4713) is not None
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
 def test_a_pid_that_was_given_out_again_is_not_the_server() -> None:
     path = announce()

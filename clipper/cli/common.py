@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def _cell(value: object) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).rstrip(" ms%").isdecimal()
+    return re.fullmatch(r"-?\d+(\.\d+)?( ms| %)?", text) is not None
 
 
 def milliseconds(micros: object) -> str:

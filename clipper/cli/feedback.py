@@ -32,10 +32,10 @@ def parse_uid(text: str) -> int | str:
     "--context",
     type=parse_json,
     metavar="JSON",
-    help="Features for a contextual policy, as JSON.",
+    help="Features for a contextual policy.",
 )
 @click.option("--version", help="One version of the model.")
-@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True))
+@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), metavar="MS")
 @click.option("--no-cache", is_flag=True, help="Ask the model anew.")
 @json_option
 @server_options
@@ -74,9 +74,8 @@ def predict(
         return
     click.echo(compact_json(answer.output))
     if answer.default:
-        click.secho(
-            f"the default output: {answer.default_explanation}", fg="yellow", err=True
-        )
+        explanation = f"default output: {answer.default_explanation}"
+        click.secho(explanation, fg="yellow", err=True)
     if answer.confidence is not None:
         click.secho(f"confidence {answer.confidence:.2f}", dim=True, err=True)
     if sys.stdout.isatty():
@@ -97,24 +96,24 @@ def _as_dict(answer: Any) -> dict[str, Any]:
 @click.argument("app")
 @click.argument("query_id", required=False)
 @click.option("--label", type=parse_json, metavar="JSON", help="The true output, as JSON.")
-@click.option("--reward", type=click.FloatRange(0, 1), help="How good it was, 0 to 1.")
+@click.option("--reward", type=click.FloatRange(0, 1), metavar="R", help="How good it was.")
 @click.option(
     "--input",
     type=parse_json,
     metavar="JSON",
-    help="The input, where there is no query id.",
+    help="The input, without a query id.",
 )
 @click.option(
     "--uid",
     type=parse_uid,
     metavar="UID",
-    help="Whose query it was, where there is no query id.",
+    help="Whose query it was.",
 )
 @click.option(
     "--context",
     type=parse_json,
     metavar="JSON",
-    help="Its features, where there is no query id.",
+    help="Its features.",
 )
 @click.option("--feedback-id", help="Keeps feedback that is sent twice from counting so.")
 @json_option

@@ -42,7 +42,7 @@ def parse_bytes(text: str) -> int:
     "--example",
     type=parse_json,
     metavar="JSON",
-    help="An input, as JSON, to answer before it goes live.",
+    help="An input to answer before it goes live.",
 )
 @click.option(
     "--batching", default="aimd", show_default=True, help="How batches are sized."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,6 @@ from clipper.version import __version__
 
 if TYPE_CHECKING:
     from clipper.server import Server
-
-logger = logging.getLogger(__name__)
 
 _LOG_BYTES = 4 * 1024 * 1024  # a log file is turned over at this size; one old one is kept
 
@@ -61,9 +58,6 @@ def serve(
     **flags: Any,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM."""
-    from msgspec.structs import replace
-
-    from clipper import runtime
     from clipper.config import load_settings
 
     if no_auth:
@@ -71,35 +65,14 @@ def serve(
     if allowed_hosts is not None:
         flags["allowed_hosts"] = [name.strip() for name in allowed_hosts.split(",")]
     settings = load_settings(config_file, flags)
-    if settings.data_dir is None and not settings.ephemeral:
-        settings = replace(settings, data_dir=str(runtime.default_data_dir()))
     _log_to(log_file, logging.DEBUG if verbose else logging.INFO)
 
     from clipper.server import run
 
-    announced: list[int] = []
-
     def ready(server: Server) -> None:
-        announced.append(server.port)
-        try:
-            runtime.announce(
-                server.port,
-                server.admin_port,
-                settings.host,
-                settings.admin_host,
-                os.getpid(),
-                server.data_dir,
-                server.token,
-            )
-        except ConfigError as error:
-            logger.warning("local clients will not find the token: %s", error)
         _say_ready(server, settings.host, settings.admin_host, settings.auth)
 
-    try:
-        code = run(settings, on_ready=ready)
-    finally:
-        for port in announced:
-            runtime.withdraw(port)
+    code = run(settings, on_ready=ready)
     click.echo("Clipper has stopped.")
     sys.exit(code)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from clipper import runtime
 from clipper.config import is_loopback
 from clipper.errors import InvalidInput, Unauthorized
+from clipper.runtime import base_url
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
@@ -82,10 +83,6 @@ class Address:
                 "set CLIPPER_TOKEN; it is in the file admin-token of its data directory"
             )
         return token
-
-
-def base_url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _reachable(host: str) -> str:

@@ -74,7 +74,7 @@ async def is_ready(transport: Transport) -> bool:
         body = await transport.query("GET", "/health/ready")
     except ClipperError:  # nobody there, or starting, or draining
         return False
-    return isinstance(body, dict)
+    return isinstance(body, dict) and "status" in body
 
 
 # -- starting --------------------------------------------------------------------------

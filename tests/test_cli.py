@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from fakes_http import TOKEN, Answer, FakeServer
+
+from clipper.cli import main
+from clipper.cli.applications import _INPUT_TYPES
+from clipper.inputs import InputType
+
+ANSWER = {"query_id": "q1", "output": 6.6, "default": False}
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def own_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("CLIPPER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("CLIPPER_TOKEN", TOKEN)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def run(server: FakeServer) -> Run:
+    def run(*arguments: str, input: str | None = None) -> Result:
+        ports = {
+            "CLIPPER_PORT": str(server.port),
+            "CLIPPER_ADMIN_PORT": str(server.admin_port),
+        }
+        return CliRunner().invoke(main, list(arguments), input=input, env=ports)
+
+    return run
+
+
+# -- help and exit codes ---------------------------------------------------------------
+
+
+def test_help_lists_every_command_once() -> None:
+    text = CliRunner().invoke(main, ["--help"]).stdout
+    for name in main.commands:
+        assert text.count(f"\n  {name} ") == 1
+    assert text.count("...") == 1  # no sentence is cut
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"Usage: main {name}" in result.stdout
+
+
+def test_the_server_says_no(run: Run, server: FakeServer) -> None:
+    server.answers["/a/predict"] = Answer(
+        {"error": "not_found", "cause": "There is no application a."}, 404
+    )
+    result = run("predict", "a", "[1]")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: There is no application a.\n"
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["predict", "a"],
+        ["predict", "a", "{"],
+        ["apps", "--port", "http"],
+        ["apps", "--port", "65536"],
+        ["scale", "a/b", "1"],
+        ["scale", "m", "-1"],
+        ["undeploy", "m"],
+        ["update", "a", "q1"],
+        ["update", "a", "q1", "--label", "1", "--reward", "1"],
+        ["update", "a", "--label", "1"],
+        ["deploy", "json"],
+        ["deploy", "no.such.module:f"],
+        ["deploy", "no/such/file.py:f"],
+        ["deploy", "json:nothing"],
+        ["deploy", "json:dumps", "--env", "A"],
+        ["deploy", "json:dumps", "--memory-limit", "much"],
+    ],
+)
+def test_wrong_usage(run: Run, server: FakeServer, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.output
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["apps"], ["predict", "a", "[1]"], ["status"], ["logs", "m:1"]]
+)
+def test_no_server(arguments: list[str]) -> None:
+    nowhere = {"CLIPPER_PORT": "1", "CLIPPER_ADMIN_PORT": "1"}
+    result = CliRunner().invoke(main, arguments, env=nowhere)
+    assert result.exit_code == 3
+    assert "No Clipper server answers at localhost:1. Start one" in result.stderr
+
+
+def test_the_input_types_in_the_help_are_those_there_are() -> None:
+    assert ", ".join(kind.value for kind in InputType) in _INPUT_TYPES
+
+
+def test_help_loads_neither_the_client_nor_the_server() -> None:
+    program = (
+        "import sys; from clipper.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print({'aiohttp', 'rich', 'numpy', 'clipper.client', "
+        "'clipper.server', 'sklearn'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "set()"
+
+
+# -- queries ---------------------------------------------------------------------------
+
+
+def test_predict(run: Run, server: FakeServer) -> None:
+    server.answers["/a/predict"] = Answer(ANSWER)
+    result = run("predict", "a", "[1.1, 2.2]", "--uid", "7", "--deadline-ms", "5")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "6.6\n", "")
+    assert server.last.body == {"input": [1.1, 2.2], "uid": 7, "deadline_ms": 5.0}
+    run("predict", "a", "-", "--uid", "x7", input='"text"')
+    assert server.last.body == {"input": "text", "uid": "x7"}
+    result = run("predict", "a", "[1]", "--json")
+    assert json.loads(result.stdout) == ANSWER
+
+
+def test_predict_tells_a_default_output(run: Run, server: FakeServer) -> None:
+    server.answers["/a/predict"] = Answer(
+        {**ANSWER, "output": None, "default": True, "default_explanation": "No model."}
+    )
+    result = run("predict", "a", "[1]")
+    assert (result.stdout, result.stderr) == ("null\n", "default output: No model.\n")
+    assert json.loads(run("predict", "a", "[1]", "--json").stdout)["output"] is None
+
+
+def test_a_string_without_quotes_is_explained(run: Run) -> None:
+    result = run("predict", "a", "hello")
+    assert """A string needs its quotes, as in '"text"'.""" in result.stderr
+
+
+def test_update(run: Run, server: FakeServer) -> None:
+    server.answers["/a/update"] = Answer({"accepted": True, "duplicate": False})
+    assert run("update", "a", "q1", "--label", "6.6").stdout == "✓ feedback taken\n"
+    assert server.last.body == {"query_id": "q1", "label": 6.6}
+    server.answers["/a/update"] = Answer({"accepted": True, "duplicate": True})
+    result = run("update", "a", "--uid", "7", "--input", "[1]", "--label", '"x"')
+    assert result.stdout == "✓ known already\n"
+    assert server.last.body == {"uid": 7, "input": [1], "label": "x"}
+
+
+# -- applications ----------------------------------------------------------------------
+
+
+def test_register(run: Run, server: FakeServer) -> None:
+    result = run(
+        *("register", "a", "--model", "m", "--model", "n", "--slo-ms", "20"),
+        *("--default", "-1.0", "--policy", "hedge", "--no-cache", "--raw-output"),
+    )
+    assert result.stdout.startswith("✓ a answers at http://localhost:")
+    body = server.last.body
+    assert (body["models"], body["latency_slo_micros"]) == (["m", "n"], 20_000)
+    assert (body["default_output"], body["policy"]) == ("-1.0", "hedge")
+    assert (body["cache"], body["parse_output"]) == (False, False)
+
+
+def test_link_unlink_delete(run: Run, server: FakeServer) -> None:
+    assert run("link", "a", "m", "n").stdout == "✓ a is linked to m, n\n"
+    assert [r.body["model_names"] for r in server.requests] == [["m"], ["n"]]
+    assert run("unlink", "a", "m").stdout == "✓ a is no longer linked to m\n"
+    assert run("delete", "a").stdout == "✓ a is deleted\n"
+    assert (server.last.path, server.last.body) == ("/admin/delete_app", {"name": "a"})
+
+
+APPS = [
+    {
+        "name": "hello_world",
+        "input_type": "doubles",
+        "latency_slo_micros": 100_000,
+        "default_output": "-1.0",
+        "linked_models": ["m", "n"],
+    },
+    {
+        "name": "a",
+        "input_type": "strings",
+        "latency_slo_micros": 1_500,
+        "default_output": None,
+        "linked_models": [],
+    },
+]
+
+
+def test_apps(run: Run, server: FakeServer) -> None:
+    server.answers["/admin/get_all_applications"] = Answer(APPS)
+    assert run("apps").stdout.splitlines() == [
+        "APPLICATION  INPUT       SLO  DEFAULT  MODELS",
+        "a            strings  1.5 ms        -  -",
+        "hello_world  doubles  100 ms     -1.0  m, n",
+    ]
+    assert json.loads(run("apps", "--json").stdout) == APPS
+    server.answers["/admin/get_all_applications"] = Answer([])
+    assert run("apps").stdout.startswith("No applications yet.")
+    assert json.loads(run("apps", "--json").stdout) == []
+
+
+# -- models ----------------------------------------------------------------------------
+
+
+def model(name: str, version: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "model_name": name,
+        "model_version": version,
+        "current": True,
+        "state": "LIVE",
+        "reason": "",
+        "replicas": {"live": 1, "target": 2},
+        "queue_rows": 0,
+        "batch_cap": 128,
+        "in_flight": 0,
+    } | fields
+
+
+STATUS = {
+    "applications": [
+        {"name": "a", "input_type": "doubles", "slo_micros": 20_000, "policy": "static"}
+    ],
+    "models": [
+        model("sum", "2"),
+        model("sum", "1", current=False, state="failed", reason="it raised\nmore"),
+    ],
+    "server": {"version": "0.1.0", "status": "ready", "uptime_seconds": 7200},
+}
+
+
+def test_models(run: Run, server: FakeServer) -> None:
+    server.answers["/admin/status"] = Answer(STATUS)
+    lines = run("models").stdout.splitlines()
+    assert lines[0].split() == [
+        "MODEL",
+        "STATE",
+        "REPLICAS",
+        "BATCH",
+        "CAP",
+        "WAITING",
+        "WHY",
+    ]
+    assert lines[1].split() == ["●", "sum:2", "live", "1", "of", "2", "128", "0"]
+    assert lines[2].split() == [
+        "sum:1",
+        "failed",
+        "1",
+        "of",
+        "2",
+        "128",
+        "0",
+        "it",
+        "raised",
+    ]
+    server.answers["/admin/get_all_models"] = Answer([{"model_name": "sum"}])
+    assert json.loads(run("models", "--json").stdout) == [{"model_name": "sum"}]
+
+
+def test_status(run: Run, server: FakeServer) -> None:
+    server.answers["/admin/status"] = Answer(STATUS)
+    text = run("status").stdout
+    assert f"Clipper 0.1.0 is ready at http://localhost:{server.port}\n  up 2.0 h" in text
+    assert "  a            doubles  20 ms  static       -\n" in text
+    assert "●  sum:2" in text
+    assert json.loads(run("status", "--json").stdout) == STATUS
+    server.answers["/admin/status"] = Answer({"applications": [], "models": []})
+    assert "Applications\n  none" in run("status").stdout
+
+
+def test_replicas(run: Run, server: FakeServer) -> None:
+    one = {"model_id": "m:1", "model_replica_id": 0, "input_type": "doubles"}
+    server.answers["/admin/get_all_containers"] = Answer([one])
+    assert run("replicas").stdout.splitlines()[1].split() == ["m:1", "0", "doubles"]
+    assert json.loads(run("replicas", "--json").stdout) == [one]
+    server.answers["/admin/get_all_containers"] = Answer([])
+    assert run("replicas").stdout == "No replicas run.\n"
+
+
+def test_scale_rollback_undeploy(run: Run, server: FakeServer) -> None:
+    assert run("scale", "m", "3").stdout == "✓ m runs 3 replicas\n"
+    assert run("scale", "m:2", "1").stdout == "✓ m:2 runs 1 replica\n"
+    assert server.last.body == {
+        "model_name": "m",
+        "model_version": "2",
+        "num_replicas": 1,
+    }
+    server.answers["/admin/rollback"] = Answer({"model_name": "m", "model_version": "1"})
+    assert run("rollback", "m").stdout == "✓ m:1 answers now\n"
+    assert run("rollback", "m:2").stdout == "✓ m:2 answers now\n"
+    assert server.last.path == "/admin/set_model_version"
+    assert run("undeploy", "m:1").stdout == "✓ m:1 is removed\n"
+    assert server.last.body == {"model_name": "m", "model_version": "1"}
+
+
+def test_logs(run: Run, server: FakeServer) -> None:
+    server.answers["/admin/logs/m/1"] = Answer("one\ntwo\n3", content_type="text/plain")
+    assert run("logs", "m:1").stdout == "one\ntwo\n3\n"
+    assert run("logs", "m:1", "-n", "2").stdout == "two\n3\n"
+
+
+# -- deploying -------------------------------------------------------------------------
+
+LIVE = [{"stage": "received"}, {"stage": "live", "model_name": "m", "model_version": "1"}]
+
+
+def test_deploy_a_function_of_a_module(
+    run: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    server.answers["/admin/deploy"] = Answer(lines=LIVE)
+    (tmp_path / "cli_models.py").write_text(
+        "def total(xs):\n    return [sum(x) for x in xs]\n"
+    )
+    result = run(
+        *("deploy", "cli_models:total", "--version", "3", "--example", "[1.0]"),
+        *("--env", "A=b=c", "--memory-limit", "2G", "--replicas", "2", "--no-retry"),
+        *("--label", "x", "--max-batch-size", "8", "--batching", "fixed"),
+    )
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.splitlines()[0] == "total:3: packaging the function"
+    assert "takes along cli_models" in result.stderr
+    assert "total:3: live after" in result.stderr.splitlines()[-1]
+    manifest = json.loads(server.last.body["manifest"][1])
+    assert (manifest["model_name"], manifest["model_version"]) == ("total", "3")
+    assert manifest["environment"] == {"A": "b=c"}
+    assert (manifest["memory_limit"], manifest["retry"]) == (2 * 10**9, False)
+    assert manifest["batching"] == {"controller": "fixed", "max_batch_size": 8}
+    assert (manifest["num_replicas"], manifest["labels"]) == (2, ["x"])
+    assert manifest["example"] == [1.0]
+
+
+def test_deploy_a_function_of_a_file(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    server.answers["/admin/deploy"] = Answer(lines=LIVE)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "cli_helper.py").write_text("FACTOR = 2\n")
+    (folder / "cli_file.py").write_text(
+        "from cli_helper import FACTOR\n"
+        "class Model:\n    def predict(self, xs): return [FACTOR * x for x in xs]\n"
+        "model = Model()\n"
+    )
+    result = run("deploy", "folder/cli_file.py:model.predict", "--name", "m", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    assert json.loads(server.last.body["manifest"][1])["model_name"] == "m"
+
+
+def test_a_module_that_raises(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cli_broken.py").write_text("import no_such_thing\n")
+    result = run("deploy", "cli_broken:f")
+    assert result.exit_code == 2
+    assert "importing cli_broken raised ModuleNotFoundError: No module named 'no_such" in (
+        " ".join(result.stderr.split())
+    )
+
+
+def test_a_deploy_that_fails(run: Run, server: FakeServer) -> None:
+    failure = {"error": "deploy_failed", "cause": "NameError: x"}
+    server.answers["/admin/deploy"] = Answer(lines=[LIVE[0], failure])
+    result = run("deploy", "json:dumps", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: NameError: x\n"

@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from clipper.workers.environment import worker_environment
 from clipper.workers.log import LogTail
@@ -43,26 +44,24 @@ class WorkerProcess:
         self._poll: asyncio.TimerHandle | None = None
         self.log = LogTail()
         self.exited = asyncio.Event()
-        self._socket, theirs = socket.socketpair()
-        self._log_fd, log_end = os.pipe()
-        command = _command(theirs.fileno(), memory_limit)
-        try:
+        with ExitStack() as ours, ExitStack() as theirs:
+            self._socket, their_socket = socket.socketpair()
+            ours.enter_context(self._socket)
+            theirs.enter_context(their_socket)
+            log_fd, their_log = os.pipe()
+            ours.callback(os.close, log_fd)
+            theirs.callback(os.close, their_log)
             self._popen = subprocess.Popen(
-                command,
+                _command(their_socket.fileno(), memory_limit),
                 stdin=subprocess.DEVNULL,
-                stdout=log_end,
-                stderr=log_end,
-                pass_fds=(theirs.fileno(),),
+                stdout=their_log,
+                stderr=their_log,
+                pass_fds=(their_socket.fileno(),),
                 start_new_session=True,
                 env=worker_environment(environment),
             )
-        except BaseException:
-            self._socket.close()
-            os.close(self._log_fd)
-            raise
-        finally:
-            theirs.close()
-            os.close(log_end)
+            ours.pop_all()  # kept, since all went well
+        self._log_fd = log_fd
         self._watch()
 
     def __repr__(self) -> str:
@@ -139,16 +138,24 @@ class WorkerProcess:
         self._await_exit()
 
     async def stop(self, grace: float) -> None:
-        """Ask it to end, kill it after `grace` seconds, and wait until it is gone."""
+        """Ask it to end, kill it after `grace` seconds, and wait until it is gone. What
+        it started in sessions of their own is killed while it can still be found."""
         if not self.exited.is_set():
+            for pid in _descendants(self.pid):
+                with suppress(ProcessLookupError, PermissionError):
+                    if os.getsid(pid) != self.pid:
+                        os.kill(pid, signal.SIGKILL)
             self._signal_group(signal.SIGTERM)
             # A stopped process acts on nothing but SIGKILL until it is woken.
             self._signal_group(signal.SIGCONT)
             self._await_exit()
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(grace):
                     await self.exited.wait()
-            self.kill()
+            except TimeoutError:
+                pass
+            finally:
+                self.kill()
         await self.exited.wait()
 
     def _signal(self, number: int) -> None:
@@ -189,6 +196,17 @@ class WorkerProcess:
         self._close_log()
         self.exited.set()
         return True
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes it started, and theirs, where the system tells (Linux)."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, path.read_text().split())
+    for child in found[:]:
+        found += _descendants(child)
+    return found
 
 
 def _has_ended(pid: int) -> bool:

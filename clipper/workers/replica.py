@@ -29,8 +29,10 @@ logger = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 2  # one that runs and one that waits in the socket keep a worker busy
 STACK_SECONDS = 0.1  # for a hung worker to write its stacks before it is killed
+STALL_SECONDS = 0.25  # a timer later than this tells of a stalled event loop
 GRACE_SECONDS = 0.5  # for a worker to end by itself once it was asked to
 _DETAIL = 16_000  # characters of output that go with a failure
+STOPPED = "the worker was stopped before it could answer"
 
 
 class ReplicaState(Enum):
@@ -45,10 +47,10 @@ class ReplicaState(Enum):
 
 _S = ReplicaState
 _MOVES: dict[ReplicaState, frozenset[ReplicaState]] = {
-    _S.STARTING: frozenset((_S.LOADING, _S.DRAINING, _S.FAILED)),
-    _S.LOADING: frozenset((_S.EXAMPLE, _S.READY, _S.DRAINING, _S.FAILED)),
-    _S.EXAMPLE: frozenset((_S.READY, _S.DRAINING, _S.FAILED)),
-    _S.READY: frozenset((_S.DRAINING, _S.FAILED)),
+    _S.STARTING: frozenset((_S.LOADING, _S.DRAINING, _S.STOPPED, _S.FAILED)),
+    _S.LOADING: frozenset((_S.EXAMPLE, _S.READY, _S.DRAINING, _S.STOPPED, _S.FAILED)),
+    _S.EXAMPLE: frozenset((_S.READY, _S.DRAINING, _S.STOPPED, _S.FAILED)),
+    _S.READY: frozenset((_S.DRAINING, _S.STOPPED, _S.FAILED)),
     _S.DRAINING: frozenset((_S.STOPPED, _S.FAILED)),
     _S.STOPPED: frozenset(),
     _S.FAILED: frozenset(),
@@ -114,8 +116,9 @@ class Replica(asyncio.Protocol):
 
     # State: `_in_flight` holds at most MAX_IN_FLIGHT batches in the order they were sent;
     # `_answered_at` is when the latest answer came; `_timer` is armed while a batch is in
-    # flight and at most once after; `_reply` waits for the next message of the start-up
-    # and `_drained` for the last answer; `_ended` says that all was settled.
+    # flight and at most once after, for the time `_due`; `_reply` waits for the next
+    # message of the start-up and `_drained` for the last answer; `_ended` says that all
+    # was settled.
 
     def __init__(
         self,
@@ -144,6 +147,7 @@ class Replica(asyncio.Protocol):
         self._next_id = 0
         self._answered_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._reply: asyncio.Future[wire.Message] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._ended = False
@@ -244,7 +248,7 @@ class Replica(asyncio.Protocol):
             self._answered(sent, _failure(message))
         elif self._reply is not None and not self._reply.done():
             self._reply.set_result(message)
-        else:
+        elif self.state is not _S.DRAINING:  # a start that was given up may still speak
             raise wire.WireError(f"{type(message).__name__} came unasked")
 
     def _expect(self, batch_id: int) -> _Sent:
@@ -264,15 +268,23 @@ class Replica(asyncio.Protocol):
         self._busy += batch.seconds
         self._settle(batch, result)
         if self.state is _S.READY:
-            self._on_room()
-        elif not self._in_flight and self._drained and not self._drained.done():
-            self._drained.set_result(None)
+            self._tell_room()
+        elif not self._in_flight:
+            self._wake_drain()
+
+    # The worker is innocent of what a callback raises, and must not die of it.
 
     def _settle(self, batch: Batch, result: BatchResult) -> None:
         try:
             batch.done(batch, result)
-        except Exception:  # the worker is innocent of it
-            logger.exception("a batch's callback raised")
+        except Exception:
+            logger.exception("the callback of a batch raised")
+
+    def _tell_room(self) -> None:
+        try:
+            self._on_room()
+        except Exception:
+            logger.exception("the callback for room raised")
 
     # -- starting --------------------------------------------------------------------
 
@@ -285,6 +297,13 @@ class Replica(asyncio.Protocol):
         process behind when it raises anything. `report` hears of finished stages."""
         try:
             await self._start(load_blob, report)
+        except ReplicaFailed as failed:
+            died = self._ended
+            await self.stop(0)
+            if died and self._process is not None:
+                status = describe_exit(self._process.returncode)
+                failed.cause = f"{failed.cause} ({status})"
+            raise
         except BaseException:
             await self.stop(0)
             raise
@@ -311,7 +330,7 @@ class Replica(asyncio.Protocol):
         if self.spec.example is not None:
             await self._run_example(self.spec.example, report)
         self._move(_S.READY)
-        self._on_room()
+        self._tell_room()
 
     async def _load(self, blob: bytes, report: Callable[[str, float], None]) -> None:
         load = wire.Load(self.spec.input_type.value)
@@ -322,7 +341,7 @@ class Replica(asyncio.Protocol):
         self._check_alive()
         assert self._transport is not None
         self._transport.writelines(frame)
-        loaded = await self._next_message("load", self._patience.load)
+        loaded = await self._next_message("load the function", self._patience.load)
         if isinstance(loaded, wire.Refused):
             raise ReplicaFailed(loaded.cause, loaded.detail)
         if not isinstance(loaded, wire.Loaded):
@@ -377,6 +396,7 @@ class Replica(asyncio.Protocol):
     def _arm(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._due = self._clock.now() + seconds
         self._timer = self._loop.call_later(seconds, self._check_hang)
 
     def _check_hang(self) -> None:
@@ -387,9 +407,13 @@ class Replica(asyncio.Protocol):
         limit = self._hang.limit(oldest.batch.rows)
         if self.state is _S.EXAMPLE:
             limit = self._patience.load
-        running = self._clock.now() - max(oldest.at, self._answered_at)
+        now = self._clock.now()
+        running = now - max(oldest.at, self._answered_at)
         if running < limit:
             self._arm(limit - running)
+            return
+        if now - self._due > STALL_SECONDS:
+            self._arm(limit)  # it was us who stood still; the answer may be waiting
             return
         self._move(_S.FAILED)
         self.reason = f"a batch ran for {running:.1f} s, longer than {limit:.1f} s"
@@ -406,8 +430,7 @@ class Replica(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.state is _S.DRAINING:
-            cause = "the worker was stopped before it could answer"
-            self._end(_S.STOPPED, FailureKind.CRASHED, cause)
+            self._end(_S.STOPPED, FailureKind.CRASHED, STOPPED)
         elif self.state is _S.FAILED:  # between the stacks of a hang and the kill
             self._kill_hung()
         else:
@@ -421,7 +444,7 @@ class Replica(asyncio.Protocol):
         if self._ended:
             return
         self._ended = True
-        if self.state is not state:
+        if self.state is not _S.FAILED:  # a hang has failed already
             self._move(state)
         self.reason = self.reason or cause
         self.detail = "\n".join(filter(None, (detail, self._tail())))
@@ -435,8 +458,7 @@ class Replica(asyncio.Protocol):
         self._on_end(self)
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(ReplicaFailed(self.reason, self.detail))
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._wake_drain()
         failure = BatchFailure(kind, cause, self.detail)
         while self._in_flight:
             self._settle(self._in_flight.popleft().batch, failure)
@@ -447,27 +469,23 @@ class Replica(asyncio.Protocol):
     async def stop(self, drain_seconds: float) -> None:
         """Take nothing new, finish what is in flight for at most `drain_seconds`, and end
         the process and all it started. Idempotent; returns when the process is gone."""
-        if not self._ended and self.state is not _S.DRAINING:
-            if self.state is not _S.FAILED:
-                self._move(_S.DRAINING)
-            if self._in_flight and drain_seconds > 0:
-                await self._drain(drain_seconds)
+        if _S.DRAINING in _MOVES[self.state]:
+            self._move(_S.DRAINING)
+        if self._in_flight and drain_seconds > 0:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.wait((self._drained,), timeout=drain_seconds)
         if self._process is not None:
             await self._process.stop(GRACE_SECONDS)
-        if not self._ended:
-            state = _S.FAILED if self.state is _S.FAILED else _S.STOPPED
-            cause = "the worker was stopped before it could answer"
-            self._end(state, FailureKind.CRASHED, cause)
+        self._end(_S.STOPPED, FailureKind.CRASHED, STOPPED)
 
-    async def _drain(self, seconds: float) -> None:
-        self._drained = self._loop.create_future()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._drained
-        except TimeoutError:
-            pass
-        finally:
-            self._drained = None
+    def kill(self) -> None:
+        """End at once, without waiting: what is left when there is no time to stop."""
+        self._end(_S.STOPPED, FailureKind.CRASHED, STOPPED)
+
+    def _wake_drain(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     async def wait_gone(self) -> None:
         """Until the process was collected; `reason` then tells its exit status."""

@@ -81,12 +81,15 @@ class ReplicaSet:
     """Starts, restarts, scales and stops the workers of one model version.
 
     `on_room` is called when a replica can take a batch that could not before, `on_change`
-    when `state`, `live` or `reason` may have changed. Both are plain calls.
+    when `state`, `live` or `reason` changed. Both are plain calls.
     """
 
-    # State: `_slots` are the places that are to be filled; `_deaths` the times of recent
-    # deaths; `_tripped` says that a crash loop was seen and no replica was ready since;
-    # `_probe` serialises tries while it is; `_leaving` are replicas on their way out.
+    # State: `_slots` are the places to be filled, `_leaving` those being emptied for
+    # good; `state` and `live` follow from them and are renewed by `_changed`. `_deaths`
+    # are the times of the last deaths. `_tripped`: a crash loop was seen and no replica
+    # has been ready since; then nothing starts before `_next_try`, and one at a time
+    # (`_probe`). Until `_on_trial` a single death trips it again. `_told` is what
+    # `on_change` was last called for.
 
     def __init__(
         self,
@@ -101,6 +104,8 @@ class ReplicaSet:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.spec = spec
+        self.state = State.STARTING
+        self.live = 0
         self.reason = ""
         self._load_blob = load_blob
         self._clock = clock
@@ -110,12 +115,13 @@ class ReplicaSet:
         self._patience = patience
         self._jitter = jitter
         self._slots: list[_Slot] = []
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: list[_Slot] = []
         self._deaths: deque[float] = deque(maxlen=self._restarts.deaths + 1)
         self._death_count = self._restart_count = 0
-        self._tripped = False
-        self._stopped = False
+        self._tripped = self._stopped = False
+        self._next_try = self._on_trial = 0.0
         self._probe = asyncio.Lock()
+        self._told = (self.state, self.live, self.reason)
         self._last_output = ""
 
     def __repr__(self) -> str:
@@ -128,19 +134,6 @@ class ReplicaSet:
     def replicas(self) -> list[Replica]:
         """Those that are up or coming up."""
         return [slot.replica for slot in self._slots if slot.replica is not None]
-
-    @property
-    def live(self) -> int:
-        """How many are ready."""
-        return sum(replica.state is ReplicaState.READY for replica in self.replicas)
-
-    @property
-    def state(self) -> State:
-        if self._stopped:
-            return State.STOPPED
-        if self.live:
-            return State.LIVE
-        return State.FAILED if self._tripped else State.STARTING
 
     def pick(self) -> Replica | None:
         """The ready replica with the fewest batches in flight, if any has room."""
@@ -166,7 +159,7 @@ class ReplicaSet:
         )
 
     def log_tail(self) -> str:
-        """The last output of each worker, and of the latest one that died."""
+        """The last output of each worker, and of the latest one that ended."""
         parts = [("the latest worker that ended", self._last_output)]
         parts += [(f"worker {r.pid}", r.output()) for r in self.replicas]
         return "\n".join(f"== {title} ==\n{text}" for title, text in parts if text)
@@ -187,106 +180,132 @@ class ReplicaSet:
 
     def restore(self, replicas: int) -> None:
         """Start so many in the background, under supervision from the first moment."""
-        for _ in range(replicas):
-            slot = _Slot()
-            self._slots.append(slot)
+        slots = [_Slot() for _ in range(replicas)]
+        self._slots += slots
+        for slot in slots:
             self._keep(slot)
-        self._on_change()
 
     async def scale(self, replicas: int, drain_seconds: float = 10.0) -> None:
         """Have so many: more are started and awaited, the surplus finishes its batches.
 
         Raises DeployFailed when a new one does not start; those before stay.
         """
-        if self._stopped:
-            raise DeployFailed("the model version was stopped")
         if replicas > len(self._slots):
             await self._grow(replicas - len(self._slots), None)
         elif replicas < len(self._slots):
             surplus = self._slots[replicas:]
             del self._slots[replicas:]
-            self._on_change()
+            self._changed()
             await self._retire(surplus, drain_seconds)
 
     async def stop(self, drain_seconds: float) -> None:
         """Finish what is in flight within the bound and end all workers. Idempotent."""
         self._stopped = True
         slots, self._slots = self._slots, []
-        if slots:
-            self._on_change()
-        await self._retire(slots, drain_seconds)
+        self._changed()
+        await self._retire(slots + self._leaving, drain_seconds)
 
     async def _grow(self, count: int, progress: Progress | None) -> None:
-        """Add so many ready replicas or none."""
+        """Add so many ready replicas, or none."""
+        if self._stopped:
+            raise DeployFailed("the model version was stopped")
+        slots = [_Slot() for _ in range(count)]
+        try:
+            await self._fill_all(slots, progress)
+        except BaseException as error:
+            await self._retire(slots, 0)
+            if isinstance(error, ReplicaFailed):
+                text = f"{error.cause}\n{error.detail}".rstrip()
+                raise DeployFailed(text) from None
+            raise
+        if self.state is State.STOPPED:  # while we waited
+            await self._retire(slots, 0)
+            raise DeployFailed("the model version was stopped while it started")
+        self._slots += slots
+        self._tripped = False
+        for slot in slots:
+            self._keep(slot)
+        self._changed()
+        self._room()
+
+    async def _fill_all(self, slots: list[_Slot], progress: Progress | None) -> None:
+        """Fill the slots at the same time; on the first failure cancel the others."""
+        blob = await self._load_blob()
         told: set[str] = set()
+        ready = 0
+
+        async def load() -> bytes:
+            return blob
 
         def report(stage: str, seconds: float) -> None:
             if progress is not None and stage not in told:
                 told.add(stage)
                 progress(stage, {"seconds": seconds})
 
-        slots = [_Slot() for _ in range(count)]
-        ready = 0
+        starts = [asyncio.create_task(self._fill(slot, load, report)) for slot in slots]
         try:
-            starts = [asyncio.ensure_future(self._fill(slot, report)) for slot in slots]
-            try:
-                for finished in asyncio.as_completed(starts):
-                    await finished
-                    ready += 1
-                    if progress is not None:
-                        progress("ready", {"replicas": ready, "of": count})
-            finally:
-                for start in starts:
-                    start.cancel()
-                await asyncio.gather(*starts, return_exceptions=True)
-            if self._stopped:
-                raise DeployFailed("the model version was stopped while it started")
-        except BaseException as error:
-            await self._retire(slots, 0)
-            if isinstance(error, ReplicaFailed):
-                raise DeployFailed(_in_full(error)) from None
-            raise
-        self._slots += slots
-        for slot in slots:
-            self._keep(slot)
-        self._on_change()
-        self._on_room()
+            for finished in asyncio.as_completed(starts):
+                await finished
+                ready += 1
+                if progress is not None:
+                    progress("ready", {"replicas": ready, "of": len(slots)})
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
 
-    async def _fill(self, slot: _Slot, report: Callable[[str, float], None]) -> None:
+    async def _fill(
+        self,
+        slot: _Slot,
+        load_blob: Callable[[], Awaitable[bytes]],
+        report: Callable[[str, float], None] = lambda stage, seconds: None,
+    ) -> Replica:
         """Start a replica in the slot, or raise what kept it from starting."""
+
+        def ended(_: Replica) -> None:
+            slot.gone.set()
+            self._changed()
+
         slot.gone.clear()
         slot.started_at = self._clock.now()
-        slot.replica = Replica(
+        slot.replica = replica = Replica(
             self.spec,
             self._clock,
-            on_room=self._on_room,
-            on_end=lambda replica: slot.gone.set(),
+            on_room=self._room,
+            on_end=ended,
             patience=self._patience,
         )
         try:
-            await slot.replica.start(self._load_blob, report)
+            await replica.start(load_blob, report)
         except BaseException:
-            self._remember(slot)
+            self._empty(slot)
             raise
+        return replica
 
-    def _remember(self, slot: _Slot) -> None:
-        """Empty the slot, but keep what its worker printed."""
+    def _empty(self, slot: _Slot) -> None:
+        """Forget the slot's replica, but keep what its worker printed."""
         if slot.replica is not None:
             self._last_output = slot.replica.output() or self._last_output
             slot.replica = None
 
     async def _retire(self, slots: list[_Slot], drain_seconds: float) -> None:
-        """End the keepers first, else they would start anew what is stopped next."""
+        """End the replicas of slots that are no longer wanted. Their keepers end first,
+        else they would start again what is stopped here."""
+        self._leaving += [slot for slot in slots if slot not in self._leaving]
         keepers = [slot.keeper for slot in slots if slot.keeper is not None]
         for keeper in keepers:
             keeper.cancel()
-        if keepers:
-            await asyncio.wait(keepers)
-        await asyncio.gather(
-            *(slot.replica.stop(drain_seconds) for slot in slots if slot.replica)
-        )
-        for slot in slots:
-            self._remember(slot)
+        try:
+            if keepers:
+                await asyncio.wait(keepers)
+            replicas = [slot.replica for slot in slots if slot.replica is not None]
+            await asyncio.gather(*(replica.stop(drain_seconds) for replica in replicas))
+        finally:
+            for slot in slots:
+                if slot.replica is not None:
+                    slot.replica.kill()  # nothing is left of it unless we are cancelled
+                self._empty(slot)
+            self._leaving = [slot for slot in self._leaving if slot not in slots]
 
     # -- supervision -----------------------------------------------------------------
 
@@ -298,71 +317,82 @@ class ReplicaSet:
         """Runs until it is cancelled. A replica that is there is waited for first."""
         while True:
             try:
-                if slot.replica is None:
-                    await self._refill(slot)
+                replica = slot.replica or await self._refill(slot)
                 await slot.gone.wait()
-                await self._bury(slot)
-            except ReplicaFailed as error:
-                self._died(slot, error.cause)
-            except ClipperError as error:  # the package cannot be read
-                self._died(slot, error.cause)
+                await replica.wait_gone()
+                why = replica.reason
+            except (ReplicaFailed, ClipperError) as error:
+                why = error.cause
             except Exception as error:
                 logger.exception("%r could not start a replica", self)
-                self._died(slot, f"a replica could not be started: {error}")
+                why = f"it could not be started: {error}"
+            self._empty(slot)
+            self._count_death(slot, why)
             await self._pause(slot)
 
-    async def _refill(self, slot: _Slot) -> None:
-        """Start a replica; while the version has failed, one at a time."""
-        if self._tripped:
-            async with self._probe:
-                await self._fill(slot, _no_report)
+    async def _refill(self, slot: _Slot) -> Replica:
+        """Start a replica when it is time; while the version has failed, one at a time."""
+        if not self._tripped:
+            replica = await self._fill(slot, self._load_blob)
         else:
-            await self._fill(slot, _no_report)
-        self._tripped = False
-        self.reason = ""
+            async with self._probe:
+                if self._tripped:  # every failed try puts the next one off
+                    await asyncio.sleep(max(0.0, self._next_try - self._clock.now()))
+                replica = await self._fill(slot, self._load_blob)
+                self._tripped = False
         if self._death_count:
             self._restart_count += 1
-        self._on_change()
+        self.reason = ""
+        self._changed()
+        return replica
 
-    async def _bury(self, slot: _Slot) -> None:
-        replica = slot.replica
-        assert replica is not None
-        self._on_change()
-        await replica.wait_gone()
-        self._remember(slot)
-        self._died(slot, replica.reason)
-
-    def _died(self, slot: _Slot, why: str) -> None:
-        now = self._clock.now()
-        self._death_count += 1
-        self._deaths.append(now)
-        if now - slot.started_at > self._restarts.window:
+    def _count_death(self, slot: _Slot, why: str) -> None:
+        now, rule = self._clock.now(), self._restarts
+        if now - slot.started_at > rule.window:
             slot.failures = 0
         slot.failures += 1
-        self.reason = f"a worker ended: {why}"
-        rule = self._restarts
+        self._death_count += 1
+        self._deaths.append(now)
         recent = sum(now - death <= rule.window for death in self._deaths)
-        if recent > rule.deaths:
+        self.reason = f"a worker ended: {why}"
+        if recent > rule.deaths or now < self._on_trial:
             self._tripped = True
+            self._next_try = now + rule.retry
+            self._on_trial = self._next_try + rule.window
             self.reason = (
-                f"workers ended {recent} times within {rule.window:g} seconds, the last "
-                f"one because {why}; the next try is in {rule.retry:g} seconds"
+                f"workers keep ending, the last one because {why}; "
+                f"a new one is tried every {rule.retry:g} seconds"
             )
         logger.warning("%s:%s: %s", self.spec.name, self.spec.version, self.reason)
-        self._on_change()
+        self._changed()
 
     async def _pause(self, slot: _Slot) -> None:
-        if self._tripped:
-            await asyncio.sleep(self._restarts.retry)
-        elif slot.failures > 1:
+        """The first restart is immediate, then pauses double up to a bound."""
+        if slot.failures > 1 and not self._tripped:
             pause = self._restarts.first_pause * 2.0 ** min(slot.failures - 2, 30)
             pause = min(pause, self._restarts.last_pause)
             await asyncio.sleep(pause * (0.5 + 0.5 * self._jitter()))
 
+    def _changed(self) -> None:
+        """Renew what follows from the rest, and tell."""
+        before = self._told
+        self.live = sum(r.state is ReplicaState.READY for r in self.replicas)
+        if self._stopped:
+            self.state = State.STOPPED
+        elif self.live:
+            self.state = State.LIVE
+        else:
+            self.state = State.FAILED if self._tripped else State.STARTING
+        self._told = (self.state, self.live, self.reason)
+        if self._told != before:
+            self._call(self._on_change)
 
-def _no_report(stage: str, seconds: float) -> None:
-    """Restarts have no audience."""
+    def _room(self) -> None:
+        self._call(self._on_room)
 
-
-def _in_full(error: ReplicaFailed) -> str:
-    return f"{error.cause}\n{error.detail}".rstrip()
+    def _call(self, callback: Callable[[], None]) -> None:
+        """No loop of ours may end because somebody else's callback raised."""
+        try:
+            callback()
+        except Exception:
+            logger.exception("a callback of %r raised", self)

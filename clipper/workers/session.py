@@ -11,7 +11,6 @@ import platform
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -48,14 +47,19 @@ class Session:
             "numpy": np.__version__,
             "msgspec": msgspec.__version__,
         }
-        with suppress(OSError, wire.WireError):
+        try:
             self._send(wire.Hello(os.getpid(), platform.python_version(), versions))
             chunk = memoryview(bytearray(_CHUNK))
             while size := self._socket.recv_into(chunk):
                 self._decoder.feed(chunk[:size])
                 while received := self._decoder.next():
                     self._handle(*received)
-        guard.end_group()
+        except OSError:
+            pass  # the server is gone, or the model closed our socket
+        except BaseException as error:
+            os.write(2, f"the worker ends: {_describe(error)}\n".encode())
+        finally:
+            guard.end_group()
 
     def _handle(self, message: wire.Message, body: bytearray) -> None:
         if isinstance(message, wire.Call):

@@ -39,6 +39,11 @@ Work: TypeAlias = Callable[[sqlite3.Connection], Any]
 
 APPLICATION_ID = 0x436C7072  # "Clpr", so that another program's file is not taken for ours
 SCHEMA_VERSION = 1
+SCHEMA = [
+    f"CREATE TABLE {table} (key TEXT PRIMARY KEY NOT NULL, body BLOB NOT NULL, "
+    "sum INTEGER NOT NULL) WITHOUT ROWID"
+    for table in TABLES
+]
 
 # At this size the log is folded into the file; a start reads at most this much of it.
 LOG_BYTES = 4 * 1024 * 1024
@@ -79,7 +84,7 @@ class Database:
         try:
             self._configure(durability)
             self._check()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             self._connection.close()
             raise _unusable(path, error) from error
         except BaseException:
@@ -92,7 +97,7 @@ class Database:
             return decode({table: self._read_table(table) for table in TABLES})
         except msgspec.DecodeError as error:
             raise _damaged(self.path, f"a record makes no sense: {error}") from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             raise _unusable(self.path, error) from error
 
     def run(self, group: Sequence[Work]) -> list[Outcome]:
@@ -164,10 +169,15 @@ class Database:
         found = run("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise _damaged(self.path, str(found).replace("\n", " "))
+        tables = run("SELECT sql FROM sqlite_master ORDER BY rowid").fetchall()
+        if tables != [(statement,) for statement in SCHEMA]:
+            raise _damaged(self.path, "its tables are not those of this version")
 
     def _read_table(self, table: str) -> dict[str, bytes]:
         rows = {}
-        for key, body, total in self._connection.execute(f"SELECT * FROM {table}"):
+        for key, body, total in self._connection.execute(
+            f"SELECT key, body, sum FROM {table}"
+        ):
             if not isinstance(body, bytes) or total != checksum(table, key, body):
                 raise _damaged(self.path, f"a row of table {table} does not match its sum")
             rows[key] = body
@@ -237,11 +247,8 @@ def create(path: Path) -> None:
         with closing(_connect(unfinished)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
-            for table in TABLES:
-                connection.execute(
-                    f"CREATE TABLE {table} (key TEXT PRIMARY KEY NOT NULL, body BLOB NOT "
-                    "NULL, sum INTEGER NOT NULL) WITHOUT ROWID"
-                )
+            for statement in SCHEMA:
+                connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")

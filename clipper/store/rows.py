@@ -66,7 +66,8 @@ def encode(changes: Sequence[Change]) -> Write:
 
 
 def decode(tables: Tables) -> State:
-    """The state that the rows hold. Raises msgspec.DecodeError for a senseless body."""
+    """The state that the rows hold. A senseless body raises msgspec.DecodeError or, for
+    bad UTF-8, UnicodeDecodeError."""
     state = State()
     for key, body in tables[APPLICATION].items():
         state.applications[key] = _decode_application(body)

@@ -114,12 +114,11 @@ class Writer:
         """The thread is over. Normally nothing waits; if it died, everyone is told."""
         self._accepting = False
         left = []
-        with suppress(Empty):
-            while True:
-                item = self._queue.get_nowait()
-                if item is not None:
-                    left.append(item)
-        self._settle(left, [Outcome(error=StoreError("the store is closed")) for _ in left])
+        while not self._queue.empty():
+            item = self._queue.get_nowait()
+            if item is not None:
+                left.append(item)
+        self._settle(left, _lost(left))
         self._ended.set_result(None)
 
     # -- on the thread ---------------------------------------------------------------------
@@ -135,8 +134,11 @@ class Writer:
         del state
         try:
             while items := self._take():
-                outcomes = database.run([item.work for item in items])
-                self._post(self._settle, items, outcomes)
+                outcomes = _lost(items)
+                try:
+                    outcomes = database.run([item.work for item in items])
+                finally:
+                    self._post(self._settle, items, outcomes)
                 database.checkpoint()
         finally:
             self._end(database)
@@ -161,3 +163,7 @@ class Writer:
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _lost(items: list[_Item]) -> list[Outcome]:
+    return [Outcome(error=StoreError("the store's thread is over")) for _ in items]

@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clipper.errors import DiskFull, StoreError
+from clipper.records import State
+from clipper.store.base import (
+    Change,
+    DeleteApplication,
+    PutApplication,
+    PutModel,
+    SetCurrent,
+)
+from clipper.store.database import (
+    SCHEMA_VERSION,
+    Database,
+    Outcome,
+    Work,
+    apply,
+    create,
+    log_path,
+)
+from clipper.store.rows import encode
+
+from .contract import FULL_APPLICATION, FULL_MODEL, application, model
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "clipper.db"
+    create(path)
+    return path
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    database = Database(path)
+    yield database
+    database.close()
+
+
+def put(*changes: Change) -> Work:
+    return partial(apply, encode(changes))
+
+
+def put_application(name: str, **fields: Any) -> Work:
+    return put(PutApplication(application(name, **fields)))
+
+
+def read(path: Path) -> State:
+    database = Database(path)
+    try:
+        return database.read()
+    finally:
+        database.close()
+
+
+def fill(path: Path) -> State:
+    """Several pages of records, some of them deleted again; all in the one file."""
+    database = Database(path)
+    records = [application(f"a{n}", n, default_output="x" * n) for n in range(60)]
+    database.run([put(*map(PutApplication, records))])
+    database.run([put(*(PutModel(model("m", f"{n}", n)) for n in range(30)))])
+    database.run([put(PutApplication(FULL_APPLICATION), SetCurrent("forest", "2", ["1"]))])
+    database.run([put(*(DeleteApplication(f"a{n}") for n in range(20, 40)))])
+    state = database.read()
+    assert database.checkpoint(at=0)
+    database.close()
+    return state
+
+
+def edit(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+class Broken:
+    """A connection on which statements fail with a code, by how they begin."""
+
+    def __init__(self, connection: sqlite3.Connection, codes: dict[str, int]) -> None:
+        self.connection = connection
+        self.codes = codes
+        self.statements: list[str] = []
+
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        self.statements.append(statement)
+        for prefix, code in self.codes.items():
+            if statement.startswith(prefix):
+                error = sqlite3.OperationalError("injected")
+                error.sqlite_errorcode = code
+                raise error
+        return self.connection.execute(statement, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+
+def break_on(database: Database, codes: dict[str, int]) -> Callable[[], None]:
+    """Let statements fail; the returned function repairs the connection."""
+    real: Any = database._connection
+    broken: Any = Broken(real, codes)
+    database._connection = broken
+
+    def repair() -> None:
+        database._connection = real
+
+    return repair
+
+
+# -- groups of work ----------------------------------------------------------------------
+
+
+class TestGroups:
+    def test_gives_each_work_its_result(self, database: Database) -> None:
+        def first(connection: sqlite3.Connection) -> int:
+            return int(connection.execute("SELECT count(*) FROM application").fetchone()[0])
+
+        assert database.run([first, put_application("a"), first]) == [
+            Outcome(0),
+            Outcome(None),
+            Outcome(1),
+        ]
+
+    @pytest.mark.parametrize(
+        ("statement", "expected"),
+        [
+            ("INSERT INTO application VALUES (NULL, NULL, NULL)", StoreError),
+            ("INSERT INTO nowhere VALUES (1)", StoreError),
+            ("nonsense", StoreError),
+            (None, ZeroDivisionError),
+        ],
+    )
+    def test_undoes_a_wrong_work_alone(
+        self,
+        database: Database,
+        path: Path,
+        statement: str | None,
+        expected: type[Exception],
+    ) -> None:
+        def wrong(connection: sqlite3.Connection) -> None:
+            put_application("wrong")(connection)
+            if statement is None:
+                raise ZeroDivisionError
+            connection.execute(statement)
+
+        outcomes = database.run([put_application("a"), wrong, put_application("b")])
+        assert outcomes[0] == outcomes[2] == Outcome(None)
+        assert isinstance(outcomes[1].error, expected)
+        database.close()
+        assert sorted(read(path).applications) == ["a", "b"]
+
+    def test_is_one_transaction(self, database: Database) -> None:
+        break_on(database, {})
+        database.run([put_application(f"a{n}") for n in range(5)])
+        statements = database._connection.statements  # type: ignore[attr-defined]
+        assert statements[0] == "BEGIN IMMEDIATE"
+        assert statements[-1] == "COMMIT"
+        assert statements.count("COMMIT") == 1
+
+    @pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("process", 1)])
+    def test_flushes_as_it_was_told(
+        self, path: Path, durability: Any, synchronous: int
+    ) -> None:
+        database = Database(path, durability)
+        found = database._connection.execute("PRAGMA synchronous").fetchone()
+        database.close()
+        assert found == (synchronous,)
+
+
+class TestFullDisk:
+    @staticmethod
+    def limit(database: Database, pages: int) -> None:
+        database._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def test_takes_what_fits_and_heals(self, database: Database, path: Path) -> None:
+        self.limit(database, 10)
+        large = put_application("large", default_output="x" * 100_000)
+        outcomes = database.run([put_application("a"), large, put_application("b")])
+        assert [type(outcome.error) for outcome in outcomes] == [
+            type(None),
+            DiskFull,
+            type(None),
+        ]
+        assert "full" not in repr(database)
+        assert isinstance(database.run([large])[0].error, DiskFull)
+        assert "full" in repr(database)
+        self.limit(database, 1_000)
+        assert database.run([large]) == [Outcome(None)]
+        assert "ok" in repr(database)
+        database.close()
+        assert sorted(read(path).applications) == ["a", "b", "large"]
+
+    def test_says_it_once(
+        self, database: Database, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.limit(database, 10)
+        for _ in range(3):
+            database.run([put_application("large", default_output="x" * 100_000)])
+        assert [record.message for record in caplog.records] == [
+            "the disk is full, changes are refused until there is room"
+        ]
+
+    def test_at_the_commit_nothing_is_kept(self, database: Database, path: Path) -> None:
+        repair = break_on(database, {"COMMIT": sqlite3.SQLITE_FULL})
+        outcomes = database.run([put_application("a"), put_application("b")])
+        assert [type(outcome.error) for outcome in outcomes] == [DiskFull, DiskFull]
+        repair()
+        assert database.run([put_application("c")]) == [Outcome(None)]
+        database.close()
+        assert list(read(path).applications) == ["c"]
+
+    def test_a_checkpoint_waits_for_room(self, database: Database) -> None:
+        database.run([put_application("a")])
+        repair = break_on(database, {"PRAGMA wal_checkpoint": sqlite3.SQLITE_FULL})
+        assert not database.checkpoint(at=0)
+        assert database.run([put_application("b")]) == [Outcome(None)]
+        repair()
+        assert database.checkpoint(at=0)
+
+
+class TestBrokenDisk:
+    @pytest.mark.parametrize(
+        "statement", ["BEGIN", "INSERT", "SAVEPOINT", "RELEASE", "COMMIT"]
+    )
+    @pytest.mark.parametrize(
+        "code",
+        [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_READONLY],
+    )
+    def test_writes_no_more_until_it_is_opened_again(
+        self, database: Database, path: Path, statement: str, code: int
+    ) -> None:
+        assert database.run([put_application("before")]) == [Outcome(None)]
+        repair = break_on(database, {statement: code})
+        outcomes = database.run([put_application("a"), put_application("b")])
+        repair()
+        outcomes += database.run([put_application("c")])
+        for outcome in outcomes:
+            assert isinstance(outcome.error, StoreError)
+            assert "started again" in str(outcome.error)
+            assert str(path) not in str(outcome.error)
+        assert not database.checkpoint(at=0)
+        assert list(database.read().applications) == ["before"]
+        assert "broken" in repr(database)
+        database.close()
+        assert list(read(path).applications) == ["before"]
+
+    def test_a_rollback_that_fails_is_no_better(self, database: Database) -> None:
+        codes = {"COMMIT": sqlite3.SQLITE_FULL, "ROLLBACK": sqlite3.SQLITE_IOERR}
+        break_on(database, codes)
+        [outcome] = database.run([put_application("a")])
+        assert type(outcome.error) is StoreError
+        assert "broken" in repr(database)
+
+    def test_a_checkpoint_that_fails_counts_too(self, database: Database) -> None:
+        database.run([put_application("a")])
+        repair = break_on(database, {"PRAGMA wal_checkpoint": sqlite3.SQLITE_IOERR_FSYNC})
+        assert not database.checkpoint(at=0)
+        repair()
+        [outcome] = database.run([put_application("b")])
+        assert isinstance(outcome.error, StoreError)
+
+    @pytest.mark.parametrize("put_another", [False, True])
+    def test_a_file_that_was_taken_away_takes_no_commit(
+        self, database: Database, path: Path, put_another: bool
+    ) -> None:
+        path.rename(path.with_name("elsewhere"))
+        if put_another:
+            create(path)
+        [outcome] = database.run([put_application("a")])
+        assert isinstance(outcome.error, StoreError)
+        assert "broken" in repr(database)
+
+    def test_the_log_stays_small(self, database: Database) -> None:
+        log = log_path(database.path)
+        for n in range(20):
+            database.run([put_application(f"a{n}", default_output="x" * 50_000)])
+            database.checkpoint(at=200_000)
+            assert log.stat().st_size < 500_000
+
+
+# -- opening -----------------------------------------------------------------------------
+
+
+class TestOpening:
+    def test_a_new_one_is_empty_and_private(self, path: Path) -> None:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert list(path.parent.iterdir()) == [path]
+        assert read(path) == State()
+
+    def test_a_new_one_replaces_its_unfinished_predecessor_only_when_swept(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / ".writing-clipper.db").write_text("half")
+        with pytest.raises(StoreError, match="cannot open"):
+            create(tmp_path / "clipper.db")
+
+    def test_is_opened_by_one(self, database: Database, path: Path) -> None:
+        with pytest.raises(StoreError, match=r"another program has .*clipper\.db open"):
+            Database(path)
+
+    @pytest.mark.parametrize("strange", ["a b", "100%", "what?", "#1", "ü"])
+    def test_lies_in_any_directory(self, tmp_path: Path, strange: str) -> None:
+        (tmp_path / strange).mkdir()
+        create(tmp_path / strange / "clipper.db")
+        assert read(tmp_path / strange / "clipper.db") == State()
+
+    def test_a_directory_or_nothing_in_its_place(self, tmp_path: Path) -> None:
+        for path in (tmp_path, tmp_path / "nothing"):
+            with pytest.raises(StoreError, match=f"cannot open {path}"):
+                Database(path)
+
+    def test_of_a_newer_version(self, path: Path) -> None:
+        edit(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        with pytest.raises(StoreError, match=r"newer version of Clipper .*upgrade"):
+            Database(path)
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "PRAGMA user_version = 0",
+            "PRAGMA user_version = -1",
+            "PRAGMA application_id = 1",
+            "DROP TABLE counter",
+            "CREATE TABLE other (x)",
+            "CREATE TRIGGER t AFTER INSERT ON model BEGIN DELETE FROM model; END",
+        ],
+    )
+    def test_of_another_program(self, path: Path, statement: str) -> None:
+        edit(path, statement)
+        with pytest.raises(StoreError, match=r"is damaged \(.*restore it from a backup"):
+            Database(path)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            "('a', x'7b7d', 0)",  # not its sum
+            "('a', '{}', 0)",  # text, not bytes
+            "(x'ff', x'00', 0)",
+        ],
+    )
+    def test_with_a_row_that_does_not_match_its_sum(self, path: Path, values: str) -> None:
+        edit(path, f"INSERT INTO application VALUES {values}")
+        with pytest.raises(StoreError, match="is damaged"):
+            read(path)
+
+    def test_with_a_record_that_makes_no_sense(self, database: Database) -> None:
+        write = encode([PutModel(FULL_MODEL)])
+        write.rows[0] = write.rows[0]._replace(body=b'{"name": 1}')
+        assert database.run([partial(apply, write)]) == [Outcome(None)]
+        with pytest.raises(StoreError, match="a record makes no sense"):
+            database.read()
+
+
+class TestDamage:
+    """Whatever happens to the file: the state as it was, or a sentence. Never another
+    error, never another state."""
+
+    @staticmethod
+    def outcome(path: Path) -> State | None:
+        try:
+            return read(path)
+        except StoreError as error:
+            assert str(path) in error.cause
+            return None
+        finally:
+            log_path(path).unlink(missing_ok=True)
+
+    @settings(
+        max_examples=150,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(data=st.data())
+    def test_flipped_bits(self, path: Path, data: st.DataObject) -> None:
+        good = path.with_name("good")
+        if not good.exists():
+            self.state = fill(path)
+            good.write_bytes(path.read_bytes())
+        content = bytearray(good.read_bytes())
+        # The header and the tables' definitions are small and matter most.
+        place = data.draw(st.integers(0, 400) | st.integers(0, len(content) - 1))
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+        assert self.outcome(path) in (None, self.state)
+
+    def test_truncation(self, path: Path) -> None:
+        fill(path)
+        content = path.read_bytes()
+        dice = random.Random(0)
+        page = 4096
+        cuts = [*range(0, len(content), page), 1, 99, 100, page - 1, len(content) - 1]
+        for cut in [*cuts, *(dice.randrange(len(content)) for _ in range(20))]:
+            path.write_bytes(content[:cut])
+            assert self.outcome(path) is None, cut
+
+    def test_a_page_of_zeros(self, path: Path) -> None:
+        state = fill(path)
+        content = path.read_bytes()
+        for start in range(0, len(content), 4096):
+            path.write_bytes(content[:start] + bytes(4096) + content[start + 4096 :])
+            expected = (None, state) if start else (None,)  # a free page holds nothing
+            assert self.outcome(path) in expected, start
+
+    @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", bytes(8192), b"text\n"])
+    def test_something_else(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        assert self.outcome(path) is None

@@ -126,6 +126,11 @@ class Application:
     def models(self) -> list[Model]:
         return list(self._models.values())
 
+    @property
+    def reachable(self) -> set[Model]:
+        """Every version that a query may reach: candidates, and versions by name."""
+        return {*self._models.values(), *self._versions.values()}
+
     def close(self) -> None:
         """Settle what waits; the application is gone."""
         self.deadlines.close()
@@ -136,7 +141,6 @@ class Application:
         self,
         row: Row,
         receiver: Receiver,
-        *,
         subject: Subject = NOBODY,
         version: str | None = None,
         deadline_ms: float | None = None,
@@ -170,7 +174,6 @@ class Application:
         self,
         rows: Sequence[Row],
         receiver: BatchReceiver,
-        *,
         subject: Subject = NOBODY,
         version: str | None = None,
         deadline_ms: float | None = None,
@@ -206,7 +209,6 @@ class Application:
         rows: int,
         shape: tuple[int, ...] | None,
         receiver: BatchReceiver,
-        *,
         subject: Subject = NOBODY,
         version: str | None = None,
         deadline_ms: float | None = None,

@@ -6,6 +6,7 @@ This is the one file where batching meets workers.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from clipper.batching.dispatcher import Dispatcher
@@ -18,6 +19,8 @@ from clipper.inputs import encode_json_value, parse_input_type
 from clipper.records import ModelRecord
 from clipper.values import ModelId, Output, RowError
 from clipper.workers.replica_set import ReplicaSet, State, WorkerSpec
+
+logger = logging.getLogger(__name__)
 
 OVERLOADED = RowError("overloaded", "Too much work is waiting for the model")
 NO_REPLICA = RowError("no_model", "No connected models found for query")
@@ -41,7 +44,6 @@ class Model:
         *,
         clock: Clock,
         limits: Limits,
-        on_change: Callable[[Model], None],
     ) -> None:
         self.record = record
         self.id = ModelId(record.name, record.version)
@@ -49,7 +51,6 @@ class Model:
         self.prefix = key_prefix(record.generation)
         self._cache = cache
         self._limits = limits
-        self._on_change = on_change
         self.replicas = ReplicaSet(
             self._worker_spec(),
             load_blob,
@@ -118,13 +119,13 @@ class Model:
         self.dispatcher.wake()
 
     def _replicas_changed(self) -> None:
-        if self.replicas.state is State.FAILED:
-            self.dispatcher.close(
-                RowError("no_model", "No connected models found for query")
-            )
+        state = self.replicas.state
+        self.connected = not self.stopped and state in (State.STARTING, State.LIVE)
+        if state is State.FAILED:
+            self.dispatcher.close(NO_REPLICA)
         elif self.connected:
             self.dispatcher.reopen()
-        self._on_change(self)
+        logger.info("%s is %s, %d replicas live", self.id, state.value, self.replicas.live)
 
     def _worker_spec(self) -> WorkerSpec:
         record = self.record

@@ -36,20 +36,19 @@ class QueryApi:
         if self._engine.draining:
             raise Unavailable("the server is shutting down")
         rows, subject, version, deadline_ms, cache = decoder.decode(media, body, parameters)
-        options: dict[str, Any] = {
-            "subject": subject,
-            "version": version,
-            "deadline_ms": deadline_ms,
-        }
+        # positional all the way: this is the hot path
         if type(rows) is Row:
-            return application.submit(rows, receiver, cache=cache, **options)
+            return application.submit(rows, receiver, subject, version, deadline_ms, cache)
         if type(rows) is Block:
             if cache and application.record.cache:
-                return application.submit_batch(rows.split(), receiver, **options)
-            payload, count, shape = rows
-            return application.submit_block(payload, count, shape, receiver, **options)
+                return application.submit_batch(
+                    rows.split(), receiver, subject, version, deadline_ms
+                )
+            return application.submit_block(*rows, receiver, subject, version, deadline_ms)
         assert isinstance(rows, list)
-        return application.submit_batch(rows, receiver, cache=cache, **options)
+        return application.submit_batch(
+            rows, receiver, subject, version, deadline_ms, cache
+        )
 
     def _application(self, name: str) -> tuple[Application, Decoder]:
         application = self._engine.applications.get(name)

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from clipper.errors import BodyTimeout, ClipperError, Overloaded
 from clipper.frontend.answers import batch_answer, error_answer, prediction_answer
@@ -79,8 +79,8 @@ class Express(asyncio.Protocol):
     # -- transport ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # a cast: uvloop's transports do not derive from asyncio's
+        self.transport = cast(asyncio.Transport, transport)
         self.since = self._lane.tick
         if not self._lane.add(self):
             self._respond_error(Overloaded("too many connections"), close=True)

@@ -39,8 +39,8 @@ class Lane:
         # All mutable state: open connections of both lanes, bytes of bodies in flight,
         # seconds counted by the sweep, and whether the server drains.
         self.connections: set[Express] = set()
-        self.handed_over = 0
-        self.bytes_in_flight = 0
+        self.handed_over: int = 0
+        self.bytes_in_flight: int = 0
         self.tick = 0
         self.draining = False
         self._empty = asyncio.Event()

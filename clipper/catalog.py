@@ -1,0 +1,189 @@
+"""What is registered: records, current versions and the history that rollback goes
+through. Pure: it answers and checks, and makes the changes that the engine commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipper.batching.registry import make_controller
+from clipper.config import Limits
+from clipper.errors import Conflict, InvalidInput, NotFound, TooManyRequests
+from clipper.inputs import encode_json_value, parse_input_type
+from clipper.records import ApplicationRecord, ModelRecord, State
+from clipper.registration import check_application, check_model
+from clipper.store.base import (
+    Change,
+    DeleteApplication,
+    DeleteModel,
+    PutApplication,
+    PutModel,
+    SetCurrent,
+)
+
+# Earlier current versions that rollback can go back through.
+HISTORY = 20
+
+
+class Catalog:
+    """The stored state in memory. It changes by `apply` alone, after a commit."""
+
+    def __init__(self, state: State, limits: Limits) -> None:
+        self._limits = limits
+        # All mutable state, with the numbers given out but not committed yet.
+        self.state = state
+
+    @property
+    def applications(self) -> dict[str, ApplicationRecord]:
+        return self.state.applications
+
+    @property
+    def models(self) -> dict[str, ModelRecord]:
+        """Every version, by "name:version"."""
+        return self.state.models
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Take over what was committed."""
+        state = self.state
+        for change in changes:
+            match change:
+                case PutApplication(record=application):
+                    state.applications[application.name] = application
+                case DeleteApplication(name=name):
+                    state.applications.pop(name, None)
+                case PutModel(record=model):
+                    state.models[model.key] = model
+                case DeleteModel(name=name, version=version):
+                    state.models.pop(f"{name}:{version}", None)
+                case SetCurrent(name=name, version=current, previous=previous):
+                    state.previous[name] = list(previous)
+                    if current is None:
+                        state.current.pop(name, None)
+                    else:
+                        state.current[name] = current
+
+    def next_number(self) -> int:
+        """A number that no application and no model version ever had."""
+        self.state.last_number += 1
+        return self.state.last_number
+
+    # -- versions -----------------------------------------------------------------------
+
+    def model(self, name: str, version: str) -> ModelRecord:
+        record = self.models.get(f"{name}:{version}")
+        if record is None:
+            raise NotFound(
+                f"model with name '{name}' and version '{version}' does not exist"
+            )
+        return record
+
+    def versions(self, name: str) -> list[ModelRecord]:
+        return [record for record in self.models.values() if record.name == name]
+
+    def current(self, name: str) -> ModelRecord | None:
+        """The current version of a model, None where there is none."""
+        version = self.state.current.get(name)
+        return None if version is None else self.models.get(f"{name}:{version}")
+
+    def is_current(self, record: ModelRecord) -> bool:
+        return self.state.current.get(record.name) == record.version
+
+    def make_current(self, name: str, version: str) -> SetCurrent:
+        """The change that makes a version current and remembers the one before."""
+        now = self.state.current.get(name)
+        history = [v for v in self.state.previous.get(name, []) if v != version]
+        if now is not None and now != version:
+            history.append(now)
+        return SetCurrent(name, version, history[-HISTORY:])
+
+    def roll_back(self, name: str) -> SetCurrent:
+        """The change that goes back to the version that was current before."""
+        if not self.versions(name):
+            raise NotFound(f"no model with name '{name}' exists")
+        history = [
+            v for v in self.state.previous.get(name, []) if f"{name}:{v}" in self.models
+        ]
+        if not history:
+            raise Conflict(f"model '{name}' has no earlier version to go back to")
+        return SetCurrent(name, history[-1], history[:-1])
+
+    def remove(self, name: str, version: str) -> list[Change]:
+        """The changes that delete a version. If it was current, the model has no current
+        version until one is set or deployed: nothing else was asked for."""
+        record = self.model(name, version)
+        changes: list[Change] = [DeleteModel(name, version)]
+        if self.is_current(record):
+            changes.append(SetCurrent(name, None, self.state.previous.get(name, [])))
+        return changes
+
+    # -- checks -------------------------------------------------------------------------
+
+    def check_new_application(self, spec: ApplicationRecord) -> ApplicationRecord:
+        """The specification in canonical form, if it can be registered now."""
+        spec = check_application(spec)
+        if spec.name in self.applications:
+            raise Conflict(f"application '{spec.name}' already exists")
+        if len(self.applications) >= self._limits.applications:
+            raise TooManyRequests(
+                f"there are {len(self.applications)} applications, the most allowed"
+            )
+        for name in spec.models:
+            self.check_link(spec, name)
+        return spec
+
+    def check_new_model(self, spec: ModelRecord) -> ModelRecord:
+        """The specification in canonical form, if it can be added now."""
+        spec = check_model(spec)
+        make_controller(spec.batching, 1.0)
+        if spec.example is not None:
+            encode_json_value(parse_input_type(spec.input_type), spec.example, "example")
+        if spec.key in self.models:
+            raise Conflict(
+                f"model with name '{spec.name}' and version '{spec.version}' already exists"
+            )
+        if len(self.models) >= self._limits.models:
+            raise TooManyRequests(
+                f"there are {len(self.models)} model versions, the most allowed"
+            )
+        for record in self.applications.values():
+            if spec.name in record.models and record.input_type != spec.input_type:
+                raise Conflict(
+                    f"Model with name '{spec.name}' is already linked to app "
+                    f"'{record.name}' using input type '{record.input_type}'. The input "
+                    "type you provided for a new version of the model, "
+                    f"'{spec.input_type}', is not compatible."
+                )
+        return spec
+
+    def check_link(self, application: ApplicationRecord, model: str) -> None:
+        """Refuse a model whose input type is not the application's."""
+        for record in self.versions(model):
+            if record.input_type != application.input_type:
+                raise Conflict(
+                    f"Model with name '{model}' has incompatible input_type "
+                    f"'{record.input_type}'. Requested app to link to has input_type "
+                    f"'{application.input_type}'."
+                )
+
+    def check_replicas(self, more: int) -> None:
+        """Refuse more workers than the server may have."""
+        running = sum(r.num_replicas for r in self.models.values() if r.blob is not None)
+        if more > 0 and running + more > self._limits.replicas:
+            raise TooManyRequests(
+                f"{running} replicas run and {self._limits.replicas} are allowed"
+            )
+
+    def check_scale(self, name: str, version: str | None, replicas: int) -> ModelRecord:
+        """The version to scale, by default the current one."""
+        current = self.current(name)
+        if version is None and current is None:
+            raise NotFound(f"model '{name}' has no current version")
+        if replicas < 0:
+            raise InvalidInput("num_replicas must not be negative")
+        record = self.model(name, version) if version is not None else current
+        assert record is not None
+        if record.blob is None:
+            raise Conflict(
+                f"Cannot resize the replica set for containerless model {record.key}"
+            )
+        self.check_replicas(replicas - record.num_replicas)
+        return record

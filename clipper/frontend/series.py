@@ -1,0 +1,324 @@
+"""What the server publishes about itself: names, meanings, and where the numbers are.
+
+A counter's name is completed with `_total` when it is written. Rows are counted, not
+requests: a request with an input_batch counts once for each of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sized
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+from clipper.application import Application
+from clipper.engine import Engine
+from clipper.metrics import Histogram
+from clipper.model import Model
+from clipper.workers.replica_set import State
+
+T = TypeVar("T")
+
+COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
+Kind: TypeAlias = type[CounterMetricFamily] | type[GaugeMetricFamily]
+
+
+class Number(NamedTuple, Generic[T]):
+    """One number of each application, of each model version, or of the server."""
+
+    kind: Kind
+    name: str
+    help: str
+    read: Callable[[T], float]
+
+
+class Tally(NamedTuple, Generic[T]):
+    """Numbers that share a name and differ in one more label."""
+
+    kind: Kind
+    name: str
+    help: str
+    label: str
+    read: Callable[[T], Iterable[tuple[str, float]]]
+
+
+class Spread(NamedTuple, Generic[T]):
+    """A histogram."""
+
+    name: str
+    help: str
+    read: Callable[[T], Histogram]
+
+
+Series: TypeAlias = Number[T] | Tally[T] | Spread[T]
+
+
+class Refusals(Protocol):
+    """What is published of the gate."""
+
+    @property
+    def unauthorized(self) -> int: ...
+
+
+class Connections(Protocol):
+    """What is published of the lane."""
+
+    @property
+    def connections(self) -> Sized: ...
+
+    @property
+    def handed_over(self) -> int: ...
+
+    @property
+    def bytes_in_flight(self) -> int: ...
+
+
+# Codes are there with 0 from the start, else the first failure of a kind is no increase
+# and no alert. Others are shown too, up to a bound, because labels must be bounded.
+FAILURE_CODES = (
+    "cancelled",
+    "deadline_exceeded",
+    "invalid_output",
+    "model_crashed",
+    "model_failed",
+    "model_hung",
+    "no_model",
+    "overloaded",
+    "unavailable",
+)
+MAX_CODES = 32
+
+
+def _failures(application: Application) -> Iterable[tuple[str, float]]:
+    counted = dict(application.stats.failures.most_common(MAX_CODES))
+    return {**dict.fromkeys(FAILURE_CODES, 0), **counted}.items()
+
+
+def _failed_batches(model: Model) -> Iterable[tuple[str, float]]:
+    failed = model.dispatcher.stats.failed_batches
+    return [(kind.value, times) for kind, times in failed.items()]
+
+
+def _states(model: Model) -> Iterable[tuple[str, float]]:
+    now = model.replicas.state
+    return [(state.value, float(state is now)) for state in State]
+
+
+APPLICATION: tuple[Series[Application], ...] = (
+    Number(
+        COUNTER,
+        "clipper_application_predictions",
+        "Rows that a model answered, from the cache or not.",
+        lambda application: application.stats.predictions,
+    ),
+    Tally(
+        COUNTER,
+        "clipper_application_failures",
+        "Rows that got the default output or an error, by the code of what went wrong.",
+        "code",
+        _failures,
+    ),
+    Number(
+        COUNTER,
+        "clipper_application_cancelled",
+        "Rows whose client went away before the answer.",
+        lambda application: application.stats.cancelled,
+    ),
+    Spread(
+        "clipper_application_latency_seconds",
+        "From the arrival of a row to its answer, whatever that was.",
+        lambda application: application.stats.latency,
+    ),
+    Number(
+        GAUGE,
+        "clipper_application_slo_seconds",
+        "The latency objective of the application.",
+        lambda application: application.slo,
+    ),
+)
+
+MODEL: tuple[Series[Model], ...] = (
+    Number(
+        GAUGE,
+        "clipper_model_replicas_live",
+        "Replicas that answer.",
+        lambda model: model.replicas.live,
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_replicas_target",
+        "Replicas that there should be.",
+        lambda model: model.replicas.statistics().wanted,
+    ),
+    Tally(
+        GAUGE,
+        "clipper_model_state",
+        "1 for the state that the model version is in, 0 for the others.",
+        "state",
+        _states,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_replica_deaths",
+        "Workers that ended without being told to.",
+        lambda model: model.replicas.statistics().deaths,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_replica_restarts",
+        "Workers that were started in the place of one that ended.",
+        lambda model: model.replicas.statistics().restarts,
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_queue_rows",
+        "Rows that wait for a replica.",
+        lambda model: model.dispatcher.queue.rows,
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_in_flight_batches",
+        "Batches that are with replicas.",
+        lambda model: len(model.dispatcher.in_flight),
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_batch_cap_rows",
+        "The most rows that the next batch would get.",
+        lambda model: model.dispatcher.controller.cap,
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_batch_objective_seconds",
+        "The longest that a batch should run.",
+        lambda model: model.dispatcher.controller.objective,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_batches",
+        "Batches that came back with outputs.",
+        lambda model: model.dispatcher.stats.batches,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_rows",
+        "Rows of the batches that came back with outputs.",
+        lambda model: model.dispatcher.stats.rows,
+    ),
+    Spread(
+        "clipper_model_batch_rows",
+        "Rows to a batch.",
+        lambda model: model.dispatcher.stats.batch_rows,
+    ),
+    Spread(
+        "clipper_model_service_seconds",
+        "What a batch took, not counting its wait behind another one.",
+        lambda model: model.dispatcher.stats.service_seconds,
+    ),
+    Tally(
+        COUNTER,
+        "clipper_model_failed_batches",
+        "Batches that came back without outputs, by what happened.",
+        "kind",
+        _failed_batches,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_retried_rows",
+        "Rows that were queued again after a worker ended under them.",
+        lambda model: model.dispatcher.stats.retried_rows,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_expired_rows",
+        "Rows whose time was over before a replica took them.",
+        lambda model: model.dispatcher.stats.expired_rows,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_abandoned_rows",
+        "Rows that nobody waited for any more when their turn came.",
+        lambda model: model.dispatcher.stats.abandoned_rows,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_shed_rows",
+        "Rows given up under overload because they could not be answered in time.",
+        lambda model: model.dispatcher.stats.shed_rows,
+    ),
+)
+
+ENGINE: tuple[Series[Engine], ...] = (
+    Number(
+        GAUGE,
+        "clipper_ready",
+        "1 once every restored model version answers or has failed for good.",
+        lambda engine: engine.ready,
+    ),
+    Number(
+        GAUGE,
+        "clipper_cache_entries",
+        "Outputs in the prediction cache.",
+        lambda engine: len(engine.cache),
+    ),
+    Number(
+        GAUGE,
+        "clipper_cache_bytes",
+        "Memory that the prediction cache takes.",
+        lambda engine: engine.cache.bytes,
+    ),
+    Number(
+        GAUGE,
+        "clipper_cache_limit_bytes",
+        "Memory that the prediction cache may take.",
+        lambda engine: engine.cache.max_bytes,
+    ),
+    Number(
+        COUNTER,
+        "clipper_cache_hits",
+        "Rows answered from the cache.",
+        lambda engine: engine.cache.hits,
+    ),
+    Number(
+        COUNTER,
+        "clipper_cache_misses",
+        "Rows that had to be evaluated.",
+        lambda engine: engine.cache.misses,
+    ),
+    Number(
+        COUNTER,
+        "clipper_cache_joins",
+        "Rows that waited for the evaluation of an equal row.",
+        lambda engine: engine.cache.joins,
+    ),
+    Number(
+        COUNTER,
+        "clipper_cache_evictions",
+        "Outputs that made room for others.",
+        lambda engine: engine.cache.evictions,
+    ),
+)
+
+REFUSALS: tuple[Series[Refusals], ...] = (
+    Number(
+        COUNTER,
+        "clipper_http_unauthorized_requests",
+        "Requests to the query port without the right token.",
+        lambda gate: gate.unauthorized,
+    ),
+)
+
+CONNECTIONS: tuple[Series[Connections], ...] = (
+    Number(
+        GAUGE,
+        "clipper_http_connections",
+        "Open connections to the query port.",
+        lambda lane: len(lane.connections) + lane.handed_over,
+    ),
+    Number(
+        GAUGE,
+        "clipper_http_in_flight_bytes",
+        "Bytes of request bodies that were accepted and are not answered.",
+        lambda lane: lane.bytes_in_flight,
+    ),
+)

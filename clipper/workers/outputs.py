@@ -215,6 +215,8 @@ def _foreign(value: Any) -> Any:
 
 def _hook(value: Any) -> Any:
     """What the encoder writes in place of a value it does not know."""
+    if isinstance(value, tuple):  # it asks about one only where it is a key
+        raise _BadOutput(NOT_JSON)
     value = _foreign(value)
     return value if isinstance(value, _PLAIN) else _plain(value, 0)
 

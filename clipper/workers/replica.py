@@ -100,6 +100,9 @@ class ReplicaFailed(Exception):
         self.cause = cause
         self.detail = detail
 
+    def __str__(self) -> str:
+        return self.cause
+
 
 class _Sent(NamedTuple):
     id: int

@@ -1,0 +1,139 @@
+"""Real workers for the tests of this package, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from clipper.clock import SystemClock
+from clipper.inputs import InputType, encode_python, layout_of
+from clipper.values import Batch, BatchResult
+from clipper.workers.packaging import pack
+from clipper.workers.replica import Patience, Replica, WorkerSpec
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+
+
+async def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait for something that other processes bring about, but not for ever."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not holds():
+        assert loop.time() < end, "it did not come about"
+        await asyncio.sleep(0.005)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is not just a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def descriptors() -> int:
+    """Open sockets, pipes and process descriptors of this process."""
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:
+            continue
+        count += target.startswith(("socket:", "pipe:")) or "pidfd" in target
+    return count
+
+
+@pytest.fixture
+async def no_leaks() -> AsyncIterator[None]:
+    """Whatever a test does, it leaves no process, descriptor or task behind."""
+    await asyncio.sleep(0)
+    before = (descriptors(), children(), len(asyncio.all_tasks()))
+    yield
+    await eventually(lambda: descriptors() <= before[0])
+    await eventually(lambda: children() <= before[1])
+    assert len(asyncio.all_tasks()) <= before[2]
+
+
+def make_batch(
+    kind: InputType, values: list[Any]
+) -> tuple[Batch, asyncio.Future[BatchResult]]:
+    """A batch of the values, and the future of its result; done twice is an error."""
+    rows = [encode_python(kind, value) for value in values]
+    finished: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
+    payloads = [row.payload for row in rows]
+    layout = layout_of(kind, payloads, [row.shape for row in rows])
+    batch = Batch(
+        len(rows), payloads, layout, lambda batch, result: finished.set_result(result)
+    )
+    return batch, finished
+
+
+class Worker:
+    """A replica that runs one function."""
+
+    def __init__(self, replica: Replica, kind: InputType) -> None:
+        self.replica = replica
+        self.kind = kind
+
+    def send(self, *values: Any) -> asyncio.Future[BatchResult]:
+        batch, finished = make_batch(self.kind, list(values))
+        self.replica.submit(batch)
+        return finished
+
+    async def call(self, *values: Any) -> BatchResult:
+        async with asyncio.timeout(20):
+            return await self.send(*values)
+
+
+StartWorker = Callable[..., Awaitable[Worker]]
+
+
+@pytest.fixture
+async def start_worker(no_leaks: None) -> AsyncIterator[StartWorker]:
+    """Starts a worker for a function and an input type; all are stopped at the end."""
+    started: list[Replica] = []
+
+    async def start(
+        function: Any,
+        kind: InputType = InputType.DOUBLES,
+        *,
+        example: Any = None,
+        patience: Patience | None = None,
+        environment: dict[str, str] | None = None,
+        memory_limit: int | None = None,
+        **callbacks: Any,
+    ) -> Worker:
+        spec = WorkerSpec(
+            "model",
+            "1",
+            kind,
+            None if example is None else encode_python(kind, example),
+            environment,
+            memory_limit,
+        )
+        replica = Replica(spec, SystemClock(), patience=patience, **callbacks)
+        started.append(replica)
+        blob = function if isinstance(function, bytes) else pack(function).blob
+
+        async def load() -> bytes:
+            return blob
+
+        await replica.start(load)
+        return Worker(replica, kind)
+
+    yield start
+    await asyncio.gather(*(replica.stop(0) for replica in started))

@@ -32,9 +32,9 @@ _SECRET_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _SECRET = re.compile(rb"[0-9a-f]{64}\n?")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-# The lock file's content has one width and is written over in place, so that a full
-# disk does not keep a server from starting or stopping.
-_LOCK_WIDTH = 32
+# What the lock file holds after the process id while a server runs. It is written over
+# in place and then cut off, so that a full disk keeps no server from starting or ending.
+_RUNNING = " running"
 
 
 def check_digest(digest: str) -> None:
@@ -95,13 +95,13 @@ class DataDirectory:
     @property
     def killed(self) -> bool:
         """The last server here did not close its store."""
-        return self._found.endswith("running")
+        return _RUNNING in self._found
 
     def mark_running(self) -> None:
-        self._mark("running")
+        self._mark(f"{os.getpid()}{_RUNNING}")
 
     def mark_closed(self) -> None:
-        self._mark("closed")
+        self._mark(f"{os.getpid()}")
 
     # -- blobs ---------------------------------------------------------------------------
 
@@ -174,11 +174,11 @@ class DataDirectory:
             for path in folder.glob(f"{UNFINISHED}*"):
                 path.unlink(missing_ok=True)
 
-    def _mark(self, how: str) -> None:
+    def _mark(self, text: str) -> None:
         assert self._lock is not None
-        os.pwrite(
-            self._lock, f"{os.getpid()} {how}".ljust(_LOCK_WIDTH - 1).encode() + b"\n", 0
-        )
+        if not _read_lock(self._lock).startswith(text):
+            os.pwrite(self._lock, text.encode(), 0)
+        os.ftruncate(self._lock, len(text))
         os.fsync(self._lock)
 
     def _unusable(self, error: OSError) -> StoreError:
@@ -225,7 +225,7 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _read_lock(lock: int) -> str:
-    return os.pread(lock, _LOCK_WIDTH, 0).decode("ascii", "replace").strip()
+    return os.pread(lock, 64, 0).decode("ascii", "replace").strip()
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -103,13 +103,13 @@ class SQLiteStore:
         try:
             state = database.read()
             self._directory.mark_running()
-        except BaseException as error:
-            database.close()
-            self._directory.release()
-            if isinstance(error, OSError):
-                raise StoreError(
-                    f"cannot write to {self._directory.path}: {error.strerror}"
-                ) from error
+        except OSError as error:
+            self._end(database)
+            raise StoreError(
+                f"cannot write to {self._directory.path}: {error.strerror}"
+            ) from error
+        except BaseException:
+            self._end(database)
             raise
         return database, state
 

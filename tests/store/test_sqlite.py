@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import subprocess
@@ -301,6 +302,38 @@ class TestFailingDisk:
         lines = done.stdout.split("\n")
         assert lines[:3] == ["ok", "DiskFull", "DiskFull"], done.stderr
         assert lines[3:] == ["ok", "ok", "a b", ""], done.stderr
+
+    async def test_a_full_disk_keeps_no_store_from_ending(
+        self, store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        await store.open()
+        await store.commit(PutApplication(application("a")))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            await store.close()
+        assert list((await state_of(tmp_path / "data")).applications) == ["a"]
+
+    @pytest.mark.parametrize("call", ["pwrite", "ftruncate", "fsync"])
+    async def test_a_start_that_fails_leaves_all_in_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        await filled(tmp_path)
+        real, left = getattr(os, call), [1]
+
+        def fail_once(*args: object) -> object:
+            if left:
+                left.pop()
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail_once)
+            with pytest.raises(StoreError, match=f"cannot write to {tmp_path}: Input"):
+                await state_of(tmp_path)
+        assert list((await state_of(tmp_path)).applications) == ["a"]
 
     async def test_a_start_that_is_given_up_gives_the_lock_up(self, tmp_path: Path) -> None:
         store = SQLiteStore(tmp_path)

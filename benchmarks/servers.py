@@ -105,6 +105,7 @@ class PeerServer(Server):
         self._python = python
         self._work = work
         self._probe = probe
+        self._scratch = scratch  # also for what the peers leave behind
 
     def start(self) -> None:
         [self.port] = free_ports(1)
@@ -112,7 +113,7 @@ class PeerServer(Server):
         command += ["--port", str(self.port)]
         if self.name == "mosec":
             command += ["--address", "127.0.0.1", "--log-level", "error"]
-        environment = {"PEER_WORK": self._work}
+        environment = {"PEER_WORK": self._work, "TMPDIR": str(self._scratch)}
         self.process = Process(command, self.log, environment=environment)
         self.wait(lambda: post(self.port, self.path, self._probe)[0] == 200)
 

@@ -49,6 +49,8 @@ def test_the_best_rate_is_of_any_number_of_connections(results: Results) -> None
         results.samples.append(sample("mosec", round_, 10.0 + round_, connections=128))
         results.samples.append(sample("mosec", round_, 20.0 - round_, connections=512))
     assert best_rate("sum", "mosec")(results) == [20.0, 19.0]
+    results.samples = results.of("sum", "mosec", 128)
+    assert best_rate("sum", "mosec")(results) == []
 
 
 def test_a_lane_that_failed_halfway_makes_no_ratio(results: Results) -> None:

@@ -7,6 +7,7 @@ a worker and nowhere else: `unpack` is the only place that runs what is in it.
 from __future__ import annotations
 
 import inspect
+import io
 import pickle
 import platform
 import sys
@@ -96,21 +97,19 @@ def pack(model: Any) -> Package:
     imported again in the worker. Raises InvalidInput with a sentence that says what
     cannot be sent.
     """
-    import cloudpickle
-
     function = _as_function(model)
     with _local_modules_by_value() as local:
         try:
-            pickled = cloudpickle.dumps(function)
+            pickled, used = _pickle(function)
         except Exception as error:
             raise InvalidInput(_why_unpicklable(function, error)) from error
-    packages, modules = _distributions_in(pickled)
+    packages, modules = _distributions_of(used - set(local))
     manifest = Manifest(
         python=python_version(),
         packages=packages,
         modules=modules,
         source=_source_of(model),
-        by_value=sorted(name for name in local if name.encode() in pickled),
+        by_value=sorted(used & set(local)),
     )
     return Package(
         blob=_join(manifest, pickled),
@@ -187,20 +186,34 @@ def _source_of(model: Any) -> str:
         return ""
 
 
-def _distributions_in(pickled: bytes) -> tuple[dict[str, str], dict[str, str]]:
-    """Installed packages that the pickle refers to: versions, and who brings what."""
+def _pickle(function: Callable[[Any], Any]) -> tuple[bytes, set[str]]:
+    """The pickle, and the names of the modules whose things are in it."""
+    import cloudpickle
+
+    used = {"cloudpickle"}
+
+    class Recorder(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, ModuleType):
+                used.add(obj.__name__)
+            elif isinstance(name := getattr(obj, "__module__", None), str):
+                used.add(name)
+            return super().reducer_override(obj)
+
+    file = io.BytesIO()
+    Recorder(file).dump(function)
+    return file.getvalue(), used
+
+
+def _distributions_of(names: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Installed packages that bring these modules: versions, and who brings what."""
     from importlib import metadata
 
-    tops = {name.partition(".")[0] for name, module in sys.modules.items() if module}
-    used = sorted(
-        top
-        for top in tops - sys.stdlib_module_names - {"clipper", "__main__"}
-        if not top.startswith("_") and top.encode() in pickled
-    )
+    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
     packages: dict[str, str] = {}
     modules: dict[str, str] = {}
-    brought_by = metadata.packages_distributions() if used else {}
-    for top in used:
+    brought_by = metadata.packages_distributions()
+    for top in sorted(tops - {"clipper", "__main__"}):
         for distribution in brought_by.get(top, ())[:1]:
             with suppress(metadata.PackageNotFoundError):
                 packages[distribution] = metadata.version(distribution)

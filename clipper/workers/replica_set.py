@@ -135,6 +135,11 @@ class ReplicaSet:
         """Those that are up or coming up."""
         return [slot.replica for slot in self._slots if slot.replica is not None]
 
+    @property
+    def wanted(self) -> int:
+        """How many there should be."""
+        return len(self._slots)
+
     def pick(self) -> Replica | None:
         """The ready replica with the fewest batches in flight, if any has room."""
         best: Replica | None = None

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 @pytest.fixture(params=[True, False], ids=["pidfd", "polling"])
-def pidfd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def pidfd(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """With the kernel's help and without."""
     monkeypatch.setattr(process, "USE_PIDFD", request.param and process.USE_PIDFD)
     yield
@@ -33,7 +35,7 @@ def sleep_or_echo(xs: Any) -> Any:
     import time
 
     if xs[0] == "sleep":
-        print("asleep")
+        print("asleep")  # noqa: T201
         time.sleep(1000)
     return xs
 
@@ -237,7 +239,9 @@ def have_children(xs: Any) -> Any:
     import sys
     import time
 
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
+    )
     command = [sys.executable, "-c", code]
     same = subprocess.Popen(command)
     away = subprocess.Popen(command, start_new_session=True)
@@ -250,7 +254,9 @@ def have_children(xs: Any) -> Any:
 
 @pytest.mark.usefixtures("pidfd")
 @pytest.mark.parametrize("end", ["stop", "kill"])
-async def test_grandchildren_go_with_the_worker(start_worker: StartWorker, end: str) -> None:
+async def test_grandchildren_go_with_the_worker(
+    start_worker: StartWorker, end: str
+) -> None:
     import json
 
     worker = await start_worker(have_children, InputType.STRINGS)

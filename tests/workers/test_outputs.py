@@ -82,7 +82,10 @@ def one(value: Any) -> Any:
         ([{np.int64(7): np.array([1.0])}, {1: 2}], [b'{"7":[1.0]}', b'{"1":2}']),
         ([OrderedDict(a=1), (1, "x")], [b'{"a":1}', b'[1,"x"]']),
         ([b"ab", bytearray(b"ab")], [b'"YWI="', b'"YWI="']),
-        ([Point(1.0, np.float32(2)), Point(1.0)], [b'{"x":1.0,"y":2.0}', b'{"x":1.0,"y":null}']),
+        (
+            [Point(1.0, np.float32(2)), Point(1.0)],
+            [b'{"x":1.0,"y":2.0}', b'{"x":1.0,"y":null}'],
+        ),
         (Tensor([1.0, 2.0]), [b"1.0", b"2.0"]),
         ([Tensor([1, None]), Tensor(2)], [b"[1,null]", b"2"]),
         (Series([1, 2]), [b"1", b"2"]),

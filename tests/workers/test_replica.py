@@ -51,7 +51,7 @@ def describe(xs: Any) -> Any:
         (InputType.DOUBLES, [[], [2.0]], b'["<f8",[0],[]]'),
         (InputType.INTS, [[[1, 2], [3, 4]]], b'["<i4",[2,2],[[1,2],[3,4]]]'),
         (InputType.INTS, [[[1], [2]], [3, 4]], b'["<i4",[2,1],[[1],[2]]]'),
-        (InputType.STRINGS, ["añ", ""], '"\'añ\'"'.encode()),
+        (InputType.STRINGS, ["añ", ""], "\"'añ'\"".encode()),
         (InputType.BYTES, [b"\x00\xff", b""], rb'''"b'\\x00\\xff'"'''),
         (InputType.JSON, [{"a": [1, None]}, 2], b"\"{'a': [1, None]}\""),
     ],
@@ -130,7 +130,7 @@ async def test_a_model_may_print_close_and_flood_its_streams(
         import os
         import sys
 
-        print("hello\x00 from the model")
+        print("hello\x00 from the model")  # noqa: T201
         os.write(1, b"\xff\xfe" * 500_000)
         os.write(2, b"last words\n")
         if not sys.stdout.closed and xs[0][0] == 2:
@@ -271,7 +271,7 @@ async def test_stop_is_bounded(start_worker: StartWorker) -> None:
         import time
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        print("asleep")
+        print("asleep")  # noqa: T201
         time.sleep(1000)
 
     worker = await start_worker(sleep)
@@ -300,7 +300,7 @@ async def test_the_example_runs_before_it_is_ready(start_worker: StartWorker) ->
     def picky(xs: Any) -> Any:
         if xs[0].sum() > 10:
             raise ValueError("too much")
-        print("example", xs.tolist())
+        print("example", xs.tolist())  # noqa: T201
         return [1]
 
     worker = await start_worker(picky, example=[1.0, 2.0])
@@ -309,9 +309,11 @@ async def test_the_example_runs_before_it_is_ready(start_worker: StartWorker) ->
     with pytest.raises(ReplicaFailed, match="on the example, the model raised") as caught:
         await start_worker(picky, example=[100.0])
     assert "ValueError: too much" in caught.value.detail
-    with pytest.raises(ReplicaFailed, match="on the example, .* NaN"):
+    with pytest.raises(ReplicaFailed, match=r"on the example, .* NaN"):
         await start_worker(lambda xs: xs * float("nan"), example=[100.0])
-    with pytest.raises(ReplicaFailed, match=r"worker process died \(exited with status 7\)"):
+    with pytest.raises(
+        ReplicaFailed, match=r"worker process died \(exited with status 7\)"
+    ):
         await start_worker(lambda xs: __import__("os")._exit(7), example=[1.0])
 
 

@@ -164,9 +164,11 @@ class Catalog:
                     f"'{application.input_type}'."
                 )
 
-    def check_replicas(self, more: int) -> None:
-        """Refuse more workers than the server may have."""
+    def check_replicas(self, more: int, starting: int) -> None:
+        """Refuse more workers than the server may have; `starting` are those of deploys
+        under way."""
         running = sum(r.num_replicas for r in self.models.values() if r.blob is not None)
+        running += starting
         if more > 0 and running + more > self._limits.replicas:
             raise TooManyRequests(
                 f"{running} replicas run and {self._limits.replicas} are allowed"
@@ -185,5 +187,4 @@ class Catalog:
             raise Conflict(
                 f"Cannot resize the replica set for containerless model {record.key}"
             )
-        self.check_replicas(replicas - record.num_replicas)
         return record

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -46,15 +48,17 @@ class Engine:
         self.store = store
         self.clock: Clock = clock or SystemClock()
         self.cache: PredictionCache[Job] = PredictionCache(settings.cache_bytes)
-        # All mutable state: what is registered, what stands for it in memory, versions
-        # that are up and wait for their commit, one lock per application and model
-        # name, deploys under way, and background tasks.
+        # All mutable state: what is registered, changed under one lock, and what stands
+        # for it in memory; versions that are up and wait for their commit; a lock for
+        # each model name whose workers are started or ended, as long as somebody has
+        # it; the replicas of each deploy under way; and background tasks.
         self.catalog = Catalog(State(), settings.limits)
         self.applications: dict[str, Application] = {}
         self.models: dict[ModelId, Model] = {}
         self._incoming: dict[ModelId, Model] = {}
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._deploys = 0
+        self._records = asyncio.Lock()
+        self._workers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._deploys: dict[ModelId, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.ids: QueryIds
@@ -103,7 +107,7 @@ class Engine:
     async def register_application(self, spec: ApplicationRecord) -> ApplicationRecord:
         """Add an application; its number is given here. The models it names need not
         exist yet."""
-        async with self._locks[f"application {spec.name}"]:
+        async with self._changing():
             spec = self.catalog.check_new_application(spec)
             record = replace(
                 spec, number=self.catalog.next_number(), created=self.clock.wall()
@@ -112,13 +116,13 @@ class Engine:
         return record
 
     async def delete_application(self, name: str) -> None:
-        async with self._locks[f"application {name}"]:
+        async with self._changing():
             self.application(name)
             await self._commit(DeleteApplication(name))
 
     async def link(self, name: str, models: list[str]) -> None:
         """Add candidate models, which must exist, to an application."""
-        async with self._locks[f"application {name}"]:
+        async with self._changing():
             record = self.application(name).record
             for model in models:
                 if not self.catalog.versions(model):
@@ -132,7 +136,7 @@ class Engine:
             await self._commit(PutApplication(record))
 
     async def unlink(self, name: str, models: list[str]) -> None:
-        async with self._locks[f"application {name}"]:
+        async with self._changing():
             record = self.application(name).record
             for model in models:
                 if model not in record.models:
@@ -145,7 +149,7 @@ class Engine:
 
     async def set_policy(self, name: str, policy: PolicySettings) -> ApplicationRecord:
         """Change how an application chooses among its models."""
-        async with self._locks[f"application {name}"]:
+        async with self._changing():
             record = self.application(name).record
             record = check_application(
                 replace(
@@ -166,7 +170,7 @@ class Engine:
     async def add_model(self, spec: ModelRecord) -> ModelRecord:
         """Register a version without a function, as the original's clients do. It
         becomes current only where no current version has replicas."""
-        async with self._locks[f"model {spec.name}"]:
+        async with self._changing():
             spec = self.catalog.check_new_model(spec)
             record = replace(
                 spec, generation=self.catalog.next_number(), created=self.clock.wall()
@@ -180,14 +184,15 @@ class Engine:
 
     def check_deploy(self, spec: ModelRecord) -> ModelRecord:
         """The specification in canonical form, if it could be deployed now."""
-        if self.draining:
-            raise Unavailable("the server is shutting down")
-        if self._deploys >= self.settings.limits.deploys:
-            raise TooManyRequests(
-                f"{self._deploys} deploys are under way, the most allowed"
-            )
+        self._check_open()
         spec = self.catalog.check_new_model(spec)
-        self.catalog.check_replicas(spec.num_replicas)
+        if ModelId(spec.name, spec.version) in self._deploys:
+            raise Conflict(f"model {spec.key} is being deployed already")
+        if len(self._deploys) >= self.settings.limits.deploys:
+            raise TooManyRequests(
+                f"{len(self._deploys)} deploys are under way, the most allowed"
+            )
+        self._check_replicas(spec.num_replicas)
         return spec
 
     async def deploy(
@@ -199,14 +204,14 @@ class Engine:
         example; until then, and if that fails, the old one serves. Raises DeployFailed
         with the worker's own words.
         """
-        self.check_deploy(spec)
-        self._deploys += 1
+        spec = self.check_deploy(spec)
+        model = ModelId(spec.name, spec.version)
+        self._deploys[model] = spec.num_replicas
         try:
-            async with self._locks[f"model {spec.name}"]:
-                spec = self.catalog.check_new_model(spec)
+            async with self._workers_of(spec.name):
                 return await self._deploy(spec, blob, progress or _silent)
         finally:
-            self._deploys -= 1
+            del self._deploys[model]
 
     async def _deploy(
         self, spec: ModelRecord, blob: bytes, report: Progress
@@ -217,12 +222,13 @@ class Engine:
         model = self._make_model(record)
         try:
             await model.replicas.start(record.num_replicas, report)
-            if self.draining:
-                raise Unavailable("the server is shutting down")
-            self._incoming[model.id] = model
-            await self._commit(
-                PutModel(record), self.catalog.make_current(record.name, record.version)
-            )
+            async with self._changing():
+                # much may have been registered while the workers started
+                self.catalog.check_new_model(record)
+                self._incoming[model.id] = model
+                await self._commit(
+                    PutModel(record), self.catalog.make_current(record.name, record.version)
+                )
         except BaseException:
             self._incoming.pop(model.id, None)
             await asyncio.shield(self._spawn(model.stop(0.0)))
@@ -232,7 +238,7 @@ class Engine:
 
     async def set_version(self, name: str, version: str) -> None:
         """Make a deployed version the current one."""
-        async with self._locks[f"model {name}"]:
+        async with self._changing():
             if not self.catalog.versions(name):
                 raise NotFound(f"Cannot set version for nonexistent model '{name}'")
             if f"{name}:{version}" not in self.catalog.models:
@@ -244,7 +250,7 @@ class Engine:
 
     async def rollback(self, name: str) -> str:
         """Go back to the version that was current before; its name."""
-        async with self._locks[f"model {name}"]:
+        async with self._changing():
             change = self.catalog.roll_back(name)
             await self._commit(change)
         assert change.version is not None
@@ -252,19 +258,24 @@ class Engine:
 
     async def delete_model(self, name: str, version: str) -> None:
         """Take a version out of service and forget it."""
-        async with self._locks[f"model {name}"]:
+        async with self._changing():
             model = self.model(name, version)
             await self._commit(*self.catalog.remove(name, version))
         self._spawn(self._retire(model))
 
     async def scale(self, name: str, version: str | None, replicas: int) -> ModelRecord:
         """Change the number of replicas of a version, by default the current one."""
-        async with self._locks[f"model {name}"]:
+        async with self._workers_of(name):
+            self._check_open()
             record = self.catalog.check_scale(name, version, replicas)
+            self._check_replicas(replicas - record.num_replicas)
             model = self.model(name, record.version)
             await model.replicas.scale(replicas)
-            record = replace(record, num_replicas=replicas)
-            await self._commit(PutModel(record))
+            async with self._changing():
+                if self.models.get(model.id) is not model:
+                    raise Conflict(f"model {model.id} was removed meanwhile")
+                record = replace(model.record, num_replicas=replicas)
+                await self._commit(PutModel(record))
         return record
 
     def model(self, name: str, version: str) -> Model:
@@ -276,6 +287,26 @@ class Engine:
         return model
 
     # -- pieces -------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """Records change one at a time, so that what was checked still holds when it is
+        committed. Nothing in here waits for workers: a rollback never waits for a
+        deploy."""
+        async with self._records:
+            self._check_open()
+            yield
+
+    def _workers_of(self, name: str) -> asyncio.Lock:
+        """Held while workers of a model start or end; taken before `_changing`."""
+        return self._workers.setdefault(name, asyncio.Lock())
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise Unavailable("the server is shutting down")
+
+    def _check_replicas(self, more: int) -> None:
+        self.catalog.check_replicas(more, sum(self._deploys.values()))
 
     async def _commit(self, *changes: Change) -> None:
         """Make changes durable, then let queries see them."""

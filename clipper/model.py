@@ -68,7 +68,7 @@ class Model:
         )
         # All mutable state beside the above: whether a replica answers or is expected to
         # (kept, because every query asks), and whether the version is on its way out.
-        self.connected = record.blob is not None
+        self.connected = record.blob is not None and record.num_replicas > 0
         self.stopped = False
 
     def __repr__(self) -> str:
@@ -120,11 +120,12 @@ class Model:
 
     def _replicas_changed(self) -> None:
         state = self.replicas.state
-        self.connected = not self.stopped and state in (State.STARTING, State.LIVE)
-        if state is State.FAILED:
-            self.dispatcher.close(NO_REPLICA)
-        elif self.connected:
+        expected = self.replicas.wanted > 0 and state in (State.STARTING, State.LIVE)
+        self.connected = expected and not self.stopped
+        if self.connected:
             self.dispatcher.reopen()
+        elif not self.stopped:
+            self.dispatcher.close(NO_REPLICA)
         logger.info("%s is %s, %d replicas live", self.id, state.value, self.replicas.live)
 
     def _worker_spec(self) -> WorkerSpec:

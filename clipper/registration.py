@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,7 +17,10 @@ RESERVED = frozenset({"admin", "docs", "health", "metrics", "openapi.json", "v2"
 
 MAX_SLO_MICROS = 3600 * 1_000_000
 MAX_CANDIDATES = 64
-MAX_TEXT = 64 * 1024  # characters of a default output
+MAX_TEXT = 64 * 1024  # characters of a default output, or of an environment variable
+MAX_VARIABLES = 100
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 ON_OVERLOAD = ("default", "reject")
 LOSSES = ("zero_one", "absolute", "squared", "log")
@@ -52,6 +56,7 @@ def check_model(spec: ModelRecord) -> ModelRecord:
         raise InvalidInput("num_replicas must be at least 1")
     if spec.memory_limit is not None and spec.memory_limit < 1:
         raise InvalidInput("memory_limit must be a positive number of bytes")
+    _check_environment(spec.environment)
     return replace(
         spec,
         name=check_name("model name", spec.name),
@@ -59,6 +64,19 @@ def check_model(spec: ModelRecord) -> ModelRecord:
         labels=[check_name("label", label) for label in spec.labels],
         input_type=parse_input_type(spec.input_type).value,
     )
+
+
+def _check_environment(variables: dict[str, str]) -> None:
+    if len(variables) > MAX_VARIABLES:
+        raise InvalidInput(f"environment has more than {MAX_VARIABLES} variables")
+    for name, value in variables.items():
+        if not VARIABLE.fullmatch(name):
+            raise InvalidInput(f"environment has a variable of the name {name!r:.60}")
+        if len(value) > MAX_TEXT or "\0" in value:
+            raise InvalidInput(
+                f"the environment variable {name} must have at most {MAX_TEXT} characters "
+                "and no NUL"
+            )
 
 
 def _check_one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -136,7 +135,7 @@ async def _deploy(clipper: AsyncClipper, digits: Digits) -> None:
 async def _ask(clipper: AsyncClipper, digits: Digits) -> dict[str, Score]:
     """Every digit to every model, in random order, CONCURRENCY at a time."""
     queries = [(name, i) for name in digits.models for i in range(len(digits.images))]
-    scores: dict[str, Score] = defaultdict(Score)
+    scores = {name: Score() for name in digits.models}
 
     async def one_client(queue: list[tuple[str, int]]) -> None:
         while queue:

@@ -242,39 +242,46 @@ def model(name: str, version: str, **fields: Any) -> dict[str, Any]:
 
 STATUS = {
     "applications": [
-        {"name": "a", "input_type": "doubles", "slo_micros": 20_000, "policy": "static"}
+        {
+            "name": "a",
+            "input_type": "doubles",
+            "latency_slo_micros": 20_000,
+            "policy": "static",
+            "models": ["sum"],
+            "predictions": 12,
+            "failures": 0,
+            "p50_ms": 1.5,
+            "p99_ms": None,
+        },
+        {"name": "b", "input_type": "ints", "policy": "hedge", "models": ["sum", "m"]},
     ],
     "models": [
         model("sum", "2"),
-        model("sum", "1", current=False, state="failed", reason="it raised\nmore"),
+        model(
+            "sum",
+            "1",
+            current=False,
+            state="failed",
+            reason="it raised\nmore",
+            mean_batch_rows=2.5,
+        ),
     ],
-    "server": {"version": "0.1.0", "status": "ready", "uptime_seconds": 7200},
+    "server": {
+        "version": "0.1.0",
+        "draining": False,
+        "uptime_seconds": 7200,
+        "cache": {"entries": 3, "hits": 1, "joins": 1, "misses": 2},
+    },
 }
 
 
 def test_models(run: Run, server: FakeServer) -> None:
     server.answers["/admin/status"] = Answer(STATUS)
     lines = run("models").stdout.splitlines()
-    assert lines[0].split() == [
-        "MODEL",
-        "STATE",
-        "REPLICAS",
-        "BATCH",
-        "CAP",
-        "WAITING",
-        "WHY",
-    ]
-    assert lines[1].split() == ["●", "sum:2", "live", "1", "of", "2", "128", "0"]
-    assert lines[2].split() == [
-        "sum:1",
-        "failed",
-        "1",
-        "of",
-        "2",
-        "128",
-        "0",
-        "it",
-        "raised",
+    assert [" ".join(line.split()) for line in lines] == [
+        "MODEL STATE REPLICAS BATCH CAP MEAN BATCH WAITING WHY",
+        "● sum:2 live 1 of 2 128 - 0",
+        "sum:1 failed 1 of 2 128 2.5 0 it raised",
     ]
     server.answers["/admin/get_all_models"] = Answer([{"model_name": "sum"}])
     assert json.loads(run("models", "--json").stdout) == [{"model_name": "sum"}]
@@ -283,9 +290,15 @@ def test_models(run: Run, server: FakeServer) -> None:
 def test_status(run: Run, server: FakeServer) -> None:
     server.answers["/admin/status"] = Answer(STATUS)
     text = run("status").stdout
-    assert f"Clipper 0.1.0 is ready at http://localhost:{server.port}\n  up 2.0 h" in text
-    assert "  a            doubles  20 ms  static       -\n" in text
-    assert "●  sum:2" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[:3] == [
+        f"Clipper 0.1.0 is running at http://localhost:{server.port}",
+        "up for 2.0 h",
+        "cache: 3 outputs, 50 % of 4 rows found in it",
+    ]
+    assert "a doubles 20 ms 1.5 ms - 12 0 sum" in lines
+    assert "b ints - - - - - sum, m (hedge)" in lines
+    assert "● sum:2 live 1 of 2 128 - 0" in lines
     assert json.loads(run("status", "--json").stdout) == STATUS
     server.answers["/admin/status"] = Answer({"applications": [], "models": []})
     assert "Applications\n  none" in run("status").stdout

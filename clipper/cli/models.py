@@ -132,20 +132,21 @@ def print_models(found: list[dict[str, Any]], indent: str = "") -> None:
     """A table of the models of a status; the version that answers has a mark."""
     ordered = sorted(found, key=lambda model: str(model["model_name"]))
     print_table(
-        ("", "MODEL", "STATE", "REPLICAS", "BATCH CAP", "WAITING", "WHY"),
+        ("", "MODEL", "STATE", "REPLICAS", "BATCH CAP", "MEAN BATCH", "WAITING", "WHY"),
         [_model_row(model) for model in ordered],
         indent=indent,
     )
 
 
 def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
-    replicas = model.get("replicas") or {}
+    replicas, mean = model.get("replicas") or {}, model.get("mean_batch_rows")
     return (
         click.style("●", fg="green") if model.get("current") else " ",
         f"{model['model_name']}:{model['model_version']}",
         _state(str(model.get("state", "")).lower()),
         f"{replicas.get('live', '?')} of {replicas.get('target', '?')}",
         model.get("batch_cap"),
+        f"{mean:.1f}" if isinstance(mean, (int, float)) else None,
         model.get("queue_rows"),
         str(model.get("reason") or " ").splitlines()[0][:60],
     )

@@ -43,24 +43,36 @@ def status(target: Target, as_json: bool) -> None:
 
 
 def _print_server(url: str, server: dict[str, Any]) -> None:
-    state = str(server.get("status") or server.get("state") or "running")
     version = f" {server['version']}" if "version" in server else ""
+    state = click.style("draining", fg="yellow") if server.get("draining") else "running"
     click.echo(f"{click.style(f'Clipper{version}', bold=True)} is {state} at {url}")
-    uptime = server.get("uptime_seconds")
+    uptime, cache = server.get("uptime_seconds"), server.get("cache")
     if isinstance(uptime, (int, float)):
-        click.echo(f"  up {_duration(uptime)}")
+        click.echo(f"  up for {_duration(uptime)}")
+    if isinstance(cache, dict):
+        click.echo(f"  cache: {_cache(cache)}")
+
+
+def _cache(cache: dict[str, Any]) -> str:
+    saved = cache.get("hits", 0) + cache.get("joins", 0)
+    asked = saved + cache.get("misses", 0)
+    share = f", {100 * saved / asked:.0f} % of {asked} rows found in it" if asked else ""
+    return f"{cache.get('entries', 0)} outputs{share}"
 
 
 def _print_applications(found: list[dict[str, Any]]) -> None:
     print_table(
-        ("APPLICATION", "INPUT", "SLO", "POLICY", "MODELS"),
+        ("APPLICATION", "INPUT", "SLO", "P50", "P99", "ANSWERED", "FAILED", "MODELS"),
         [
             (
                 app["name"],
                 app.get("input_type"),
-                milliseconds(app.get("latency_slo_micros", app.get("slo_micros"))),
-                _policy(app.get("policy")),
-                app.get("linked_models", app.get("models")),
+                milliseconds(app.get("latency_slo_micros")),
+                _latency(app.get("p50_ms")),
+                _latency(app.get("p99_ms")),
+                app.get("predictions"),
+                app.get("failures"),
+                _models(app),
             )
             for app in sorted(found, key=lambda app: str(app["name"]))
         ],
@@ -68,8 +80,15 @@ def _print_applications(found: list[dict[str, Any]]) -> None:
     )
 
 
-def _policy(policy: Any) -> object:
-    return policy.get("name") if isinstance(policy, dict) else policy
+def _latency(ms: Any) -> str | None:
+    return f"{ms:.1f} ms" if isinstance(ms, (int, float)) else None
+
+
+def _models(app: dict[str, Any]) -> str:
+    """Its models, and how it chooses where there is a choice."""
+    names = ", ".join(app.get("models") or ())
+    policy = app.get("policy")
+    return f"{names} ({policy})" if policy not in (None, "static") else names
 
 
 def _duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from clipper.errors import ClipperError, Forbidden, ServerUnreachable
 from clipper.runtime import Runtime
 
 _POLL_SECONDS = 0.03
+_HEALTH_SECONDS = 2.0  # a server answers at once; what does not is no Clipper
 _LOG_LINES = 15
 _LOG_TAIL_BYTES = 16 * 1024
 
@@ -71,8 +72,9 @@ async def is_ready(transport: Transport) -> bool:
     """Whether a Clipper server accepts queries at the address."""
     transport.forget()
     try:
-        body = await transport.query("GET", "/health/ready")
-    except ClipperError:  # nobody there, or starting, or draining
+        async with asyncio.timeout(_HEALTH_SECONDS):
+            body = await transport.query("GET", "/health/ready")
+    except (ClipperError, TimeoutError):  # nobody, or another, or starting, or draining
         return False
     return isinstance(body, dict) and "status" in body
 

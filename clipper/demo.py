@@ -74,8 +74,9 @@ def run(*, port: int, admin_port: int, data_dir: str | None, leave: bool) -> Non
 
 async def _demo(clipper: AsyncClipper, *, ephemeral: bool, leave: bool) -> None:
     async with clipper:
+        click.echo("Three models learn to read handwritten digits, and answer over HTTP.")
         digits = await asyncio.to_thread(train)
-        done(f"trained {len(digits.models)} models on scikit-learn's handwritten digits")
+        done(f"trained {', '.join(digits.models)} on scikit-learn's digits")
         await clipper.start(ephemeral=ephemeral)
         done(f"started a server at {clipper.query_url}")
         await _deploy(clipper, digits)

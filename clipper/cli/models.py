@@ -19,6 +19,7 @@ from clipper.cli.common import (
     server_options,
 )
 
+_REASON_WIDTH = 60  # of the column that says why a version does not answer
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -131,11 +132,12 @@ def models(target: Target, as_json: bool) -> None:
 def print_models(found: list[dict[str, Any]], indent: str = "") -> None:
     """A table of the models of a status; the version that answers has a mark."""
     ordered = sorted(found, key=lambda model: str(model["model_name"]))
-    print_table(
-        ("", "MODEL", "STATE", "REPLICAS", "BATCH CAP", "MEAN BATCH", "WAITING", "WHY"),
-        [_model_row(model) for model in ordered],
-        indent=indent,
-    )
+    headers = ["", "MODEL", "STATE", "REPLICAS", "BATCH CAP", "MEAN BATCH", "WAITING"]
+    rows: list[tuple[object, ...]] = [_model_row(model) for model in ordered]
+    if any(model.get("reason") for model in found):
+        headers.append("WHY")
+        rows = [(*row, _reason(model)) for row, model in zip(rows, ordered, strict=True)]
+    print_table(headers, rows, indent=indent)
 
 
 def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
@@ -148,8 +150,12 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
         model.get("batch_cap"),
         f"{mean:.1f}" if isinstance(mean, (int, float)) else None,
         model.get("queue_rows"),
-        str(model.get("reason") or " ").splitlines()[0][:60],
     )
+
+
+def _reason(model: dict[str, Any]) -> str:
+    lines = str(model.get("reason") or " ").splitlines()
+    return lines[0][:_REASON_WIDTH]
 
 
 def _state(state: str) -> str:

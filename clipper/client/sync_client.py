@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from clipper.client.async_client import AsyncClipper
+from clipper.errors import ClipperError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +46,9 @@ class _LoopThread:
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        except ClipperError as error:
+            # Its sentence says it all; the frames of the loop would only bury it.
+            raise error.with_traceback(None) from None
         except BaseException:
             # Ctrl-C here has to end the work there.
             future.cancel()

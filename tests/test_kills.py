@@ -1,0 +1,210 @@
+"""kill -9 of the server at random moments during deploys and registrations.
+
+What was acknowledged is there after the restart, what was deleted with acknowledgement is
+not, the directory always opens, and no worker outlives its server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from clipper.client import AsyncClipper
+from clipper.errors import ClipperError
+
+# How many versions stay deployed: each is a process to bring back after every kill.
+KEPT = 3
+
+
+class Ledger:
+    """What the server acknowledged. Operations that were cut off are in doubt: both
+    outcomes are right."""
+
+    def __init__(self) -> None:
+        self.there: set[str] = set()
+        self.gone: set[str] = set()
+        self.acknowledged = 0
+
+    def added(self, name: str) -> None:
+        self.there.add(name)
+        self.acknowledged += 1
+
+    def removing(self, name: str) -> None:
+        self.there.discard(name)
+
+    def removed(self, name: str) -> None:
+        self.gone.add(name)
+        self.acknowledged += 1
+
+
+class Server:
+    """`clipper serve` as a process of its own."""
+
+    def __init__(self, directory: Path, mark: str) -> None:
+        self.directory = directory
+        self.mark = mark
+        self.log = directory / "server.log"
+
+    def start(self) -> None:
+        environment = os.environ | {
+            "XDG_RUNTIME_DIR": str(self.directory),
+            "MARK": self.mark,
+        }
+        arguments = ["--port", "0", "--admin-port", "0", "--data-dir", str(self.data)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "clipper", "serve", *arguments],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    async def client(self) -> AsyncClipper:
+        """A client of the server once it accepts requests."""
+        runtime = self.directory / "clipper"
+        give_up = time.monotonic() + 30
+        while time.monotonic() < give_up:
+            assert self.process.poll() is None, self.log.read_text()
+            for path in runtime.glob("*.json"):
+                with contextlib.suppress(ValueError, OSError):
+                    found = json.loads(path.read_text())
+                    if found["pid"] == self.process.pid:
+                        return AsyncClipper(
+                            "localhost",
+                            port=found["port"],
+                            admin_port=found["admin_port"],
+                            data_dir=self.data,
+                        )
+            await asyncio.sleep(0.01)
+        raise AssertionError(self.log.read_text())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def workers(self) -> list[int]:
+        """Worker processes of this test that are alive."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (path / "cmdline").read_bytes()
+                marked = f"MARK={self.mark}".encode() in (path / "environ").read_bytes()
+                if marked and b"clipper.workers.child" in command:
+                    found.append(int(path.name))
+        return found
+
+
+def increment(rows: object) -> list[float]:
+    return [float(row[0]) + 1 for row in rows]  # type: ignore[attr-defined]
+
+
+async def change_applications(
+    client: AsyncClipper, ledger: Ledger, rng: random.Random
+) -> None:
+    """Register and delete until the server is gone."""
+    while True:
+        name = f"a{rng.randrange(10**9)}"
+        await client.register_application(name, "inc", "doubles", "-1", 5_000_000)
+        ledger.added(name)
+        applications = sorted(name for name in ledger.there if ":" not in name)
+        if len(applications) > KEPT and rng.random() < 0.9:
+            victim = rng.choice(applications)
+            ledger.removing(victim)
+            await client.unregister_application(victim)
+            ledger.removed(victim)
+
+
+async def change_models(client: AsyncClipper, ledger: Ledger, rng: random.Random) -> None:
+    """Deploy and undeploy until the server is gone."""
+    while True:
+        version = f"v{rng.randrange(10**9)}"
+        await client.deploy_predict_function("inc", version, increment, "doubles")
+        ledger.added(f"inc:{version}")
+        models = sorted(name for name in ledger.there if ":" in name)
+        if len(models) > KEPT:
+            victim = rng.choice(models)
+            ledger.removing(victim)
+            await client.undeploy("inc", victim.partition(":")[2])
+            ledger.removed(victim)
+
+
+async def change_things(client: AsyncClipper, ledger: Ledger, rng: random.Random) -> None:
+    await asyncio.gather(
+        change_applications(client, ledger, rng), change_models(client, ledger, rng)
+    )
+
+
+async def check(client: AsyncClipper, ledger: Ledger) -> None:
+    """Everything acknowledged is there, and a current version answers."""
+    found = {*await client.get_all_apps(), *await client.get_all_models()}
+    assert ledger.there <= found, ledger.there - found
+    assert not ledger.gone & found, ledger.gone & found
+    applications = sorted(name for name in ledger.there if ":" not in name)
+    models = await client.get_all_models(verbose=True)
+    if applications and any(model["is_current_version"] for model in models):
+        prediction = await client.predict(applications[0], [41.0])
+        assert (prediction.output, prediction.default) == (42.0, False)
+
+
+async def no_workers(server: Server) -> bool:
+    """Whether every worker ends soon."""
+    for _ in range(200):
+        if not server.workers():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def loop(server: Server, kills: int, rng: random.Random) -> Ledger:
+    ledger = Ledger()
+    for _ in range(kills):
+        server.start()
+        async with await server.client() as client:
+            await check(client, ledger)
+            work = asyncio.ensure_future(change_things(client, ledger, rng))
+            await asyncio.wait((work,), timeout=rng.uniform(0.0, 1.0))
+            assert not work.done(), work.exception()
+            server.kill()
+            with contextlib.suppress(ClipperError, asyncio.CancelledError):
+                await asyncio.wait_for(work, 10)
+        assert await no_workers(server)
+    server.start()
+    async with await server.client() as client:
+        await check(client, ledger)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0, server.log.read_text()
+    return ledger
+
+
+async def kill_often(tmp_path: Path, kills: int, seed: int) -> None:
+    server = Server(tmp_path, uuid.uuid4().hex)
+    try:
+        ledger = await loop(server, kills, random.Random(seed))
+    finally:
+        server.kill()
+    assert ledger.acknowledged > kills
+
+
+async def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
+    await kill_often(tmp_path, 4, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+async def test_two_hundred_kills_lose_nothing(tmp_path: Path) -> None:
+    await kill_often(tmp_path, 200, seed=random.randrange(2**32))

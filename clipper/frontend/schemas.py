@@ -43,28 +43,40 @@ class Envelope(msgspec.Struct):
     ] = None
 
 
-class AnyRequest(Envelope):
-    """A prediction request of any input type; values are checked by hand."""
+# No input is UNSET rather than None, because null is an input of type json.
+INPUT = Meta(description="one input of the application's type")
+INPUT_BATCH = Meta(description="many inputs of the application's type")
 
-    input: Any = UNSET
-    input_batch: Any = UNSET
+
+class AnyRequest(Envelope):
+    """A request of any input type: base64 text for bytes, any value for json, nested
+    arrays of one shape for the types of numbers."""
+
+    # values are checked by hand
+    input: Annotated[Any, INPUT] = UNSET
+    input_batch: Annotated[Any, INPUT_BATCH] = UNSET
 
 
 class NumbersRequest(Envelope):
-    """Flat rows of numbers, the case that is decoded without a second look."""
+    """A request with arrays of numbers, for the types doubles and floats."""
 
-    input: list[float] | UnsetType = UNSET
-    input_batch: list[list[float]] | UnsetType = UNSET
+    # decoded without a second look, like the two below
+    input: Annotated[list[float] | UnsetType, INPUT] = UNSET
+    input_batch: Annotated[list[list[float]] | UnsetType, INPUT_BATCH] = UNSET
 
 
 class IntegersRequest(Envelope):
-    input: list[Int32] | UnsetType = UNSET
-    input_batch: list[list[Int32]] | UnsetType = UNSET
+    """A request with arrays of integers, for the type ints."""
+
+    input: Annotated[list[Int32] | UnsetType, INPUT] = UNSET
+    input_batch: Annotated[list[list[Int32]] | UnsetType, INPUT_BATCH] = UNSET
 
 
 class StringsRequest(Envelope):
-    input: str | UnsetType = UNSET
-    input_batch: list[str] | UnsetType = UNSET
+    """A request with strings, for the type strings."""
+
+    input: Annotated[str | UnsetType, INPUT] = UNSET
+    input_batch: Annotated[list[str] | UnsetType, INPUT_BATCH] = UNSET
 
 
 FAST: dict[InputType, type[Envelope]] = {
@@ -75,50 +87,97 @@ FAST: dict[InputType, type[Envelope]] = {
 }
 
 
+QueryId = Annotated[
+    str, Meta(max_length=128, description="names this prediction in feedback on it")
+]
+Code = Annotated[str, Meta(description="a stable code, for programs")]
+Cause = Annotated[
+    str, Meta(description="a sentence that says what, where and what was expected")
+]
+
+
 class PredictionAnswer(msgspec.Struct, omit_defaults=True):
     """One prediction."""
 
-    query_id: Annotated[str, Meta(max_length=128)]
-    output: Any
-    default: bool
-    default_explanation: str = ""
+    query_id: QueryId
+    output: Annotated[Any, Meta(description="what the model returned for this input")]
+    default: Annotated[
+        bool, Meta(description="whether `output` is the application's default output")
+    ]
+    default_explanation: Annotated[
+        str, Meta(description="why it is; left out where a model answered")
+    ] = ""
 
 
 class RowFailure(msgspec.Struct):
     """A row of a batch on which the model failed, without a default output."""
 
-    query_id: Annotated[str, Meta(max_length=128)]
-    error: str
-    cause: str
+    query_id: QueryId
+    error: Code
+    cause: Cause
+
+
+# A union of untagged structs, which msgspec describes only when it is spelled out.
+BatchedAnswer = Annotated[
+    Any,
+    Meta(
+        extra_json_schema={
+            "anyOf": [
+                {"$ref": f"#/components/schemas/{row.__name__}"}
+                for row in (PredictionAnswer, RowFailure)
+            ]
+        }
+    ),
+]
 
 
 class BatchAnswer(msgspec.Struct):
-    """The predictions of an input_batch, in order."""
+    """The predictions of an `input_batch`."""
 
-    batch_predictions: list[PredictionAnswer | RowFailure]
+    batch_predictions: Annotated[
+        list[BatchedAnswer], Meta(description="one answer for each row, in order")
+    ]
 
 
 class ErrorAnswer(msgspec.Struct):
-    """What went wrong: a stable code and one sentence."""
+    """What went wrong."""
 
-    error: str
-    cause: str
+    error: Code
+    cause: Cause
 
 
 class ApplicationAnswer(msgspec.Struct):
     """An application as GET /{app} shows it."""
 
     name: str
-    input_type: str
-    latency_slo_micros: int
-    default_output: str | None
-    policy: str
-    models: list[str]
-    example_request: dict[str, Any]
+    input_type: Annotated[
+        str, Meta(description="ints, floats, doubles, strings, bytes or json")
+    ]
+    latency_slo_micros: Annotated[
+        int, Meta(description="the latency objective in microseconds")
+    ]
+    default_output: Annotated[
+        str | None,
+        Meta(description="the answer where no model has one; null: an error instead"),
+    ]
+    policy: Annotated[str, Meta(description="how it chooses among its models")]
+    models: Annotated[
+        list[str],
+        Meta(
+            description="current versions of the linked models as name:version, or the "
+            "name alone where a model has none"
+        ),
+    ]
+    example_request: Annotated[
+        dict[str, Any], Meta(description="a body that POST /{app}/predict takes")
+    ]
 
 
 class HealthAnswer(msgspec.Struct):
-    """`status` is live, ready, starting or draining; models by name with their replicas."""
+    """How the server is."""
 
-    status: str
-    models: dict[str, dict[str, Any]] = {}
+    status: Annotated[str, Meta(description="live, ready, starting or draining")]
+    models: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(description="by name:version, each with its state and live replicas"),
+    ] = {}

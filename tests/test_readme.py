@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -48,15 +50,18 @@ def run(script: str, tmp_path: Path) -> str:
         "PYTHONWARNINGS": "error",
     }
     (tmp_path / "run").mkdir(mode=0o700)
-    done = subprocess.run(
-        [sys.executable, str(path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        cwd=tmp_path,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, str(path)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            cwd=tmp_path,
+            check=False,
+        )
+    finally:
+        end_servers(tmp_path / "run")
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
@@ -111,6 +116,13 @@ def test_the_guides_settings_are_valid(tmp_path: Path) -> None:
     path = tmp_path / "clipper.toml"
     path.write_text(text, "utf-8")
     assert load_settings(path, {}) == Settings()
+
+
+def end_servers(runtime: Path) -> None:
+    """End what a script that failed has left running."""
+    for path in runtime.glob("clipper/*.json"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(json.loads(path.read_text())["pid"], signal.SIGTERM)
 
 
 SEED = """

@@ -85,6 +85,7 @@ def test_the_server_says_no(run: Run, server: FakeServer) -> None:
         ["scale", "a/b", "1"],
         ["scale", "m", "-1"],
         ["undeploy", "m"],
+        ["undeploy", "m", "a/b"],
         ["update", "a", "q1"],
         ["update", "a", "q1", "--label", "1", "--reward", "1"],
         ["update", "a", "--label", "1"],
@@ -325,6 +326,8 @@ def test_scale_rollback_undeploy(run: Run, server: FakeServer) -> None:
     assert run("rollback", "m").stdout == "✓ m:1 answers now\n"
     assert run("rollback", "m:2").stdout == "✓ m:2 answers now\n"
     assert server.last.path == "/admin/set_model_version"
+    assert run("rollback", "m", "3").stdout == "✓ m:3 answers now\n"
+    assert run("undeploy", "m", "1").stdout == "✓ m:1 is removed\n"
     assert run("undeploy", "m:1").stdout == "✓ m:1 is removed\n"
     assert server.last.body == {"model_name": "m", "model_version": "1"}
 
@@ -332,6 +335,7 @@ def test_scale_rollback_undeploy(run: Run, server: FakeServer) -> None:
 def test_logs(run: Run, server: FakeServer) -> None:
     server.answers["/admin/logs/m/1"] = Answer("one\ntwo\n3", content_type="text/plain")
     assert run("logs", "m:1").stdout == "one\ntwo\n3\n"
+    assert run("logs", "m", "1").stdout == "one\ntwo\n3\n"
     assert run("logs", "m:1", "-n", "2").stdout == "two\n3\n"
 
 

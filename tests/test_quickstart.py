@@ -318,6 +318,24 @@ def test_numbers_that_json_does_not_have(clipper: Clipper) -> None:
     assert clipper.predict("a", [1.0, float("nan"), float("nan")]).output == 2
 
 
+def test_a_program_that_ends_without_a_word(ports: dict[str, int]) -> None:
+    """Neither the client nor the server that goes on is complained about."""
+    program = (
+        "from clipper import Clipper\n"
+        f"clipper = Clipper(port={ports['port']}, admin_port={ports['admin_port']})\n"
+        "clipper.start(ephemeral=True)\n"
+        "clipper.register_application('a')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("Clipper is running\nSuccess!\n", "")
+    assert runtime.find(ports["port"]) is not None
+
+
 # -- the command -----------------------------------------------------------------------
 
 

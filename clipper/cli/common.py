@@ -132,6 +132,10 @@ class ModelSpec:
     def __str__(self) -> str:
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
+    def at(self, version: str | None) -> ModelSpec:
+        """The same with the version that was given as a word of its own, if any."""
+        return self if version is None else parse_model(f"{self.name}:{version}")
+
     def need_version(self) -> str:
         if self.version is None:
             raise click.UsageError(

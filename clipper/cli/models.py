@@ -184,46 +184,54 @@ def replicas(target: Target, as_json: bool) -> None:
 @click.argument("count", type=click.IntRange(min=0), metavar="REPLICAS")
 @server_options
 def scale(target: Target, model: ModelSpec, count: int) -> None:
-    """Run as many worker processes of MODEL[:VERSION]."""
+    """Run so many worker processes of MODEL[:VERSION]."""
     target.run(lambda clipper: clipper.set_num_replicas(model.name, count, model.version))
     done(f"{model} runs {count} replica{'' if count == 1 else 's'}")
 
 
 @click.command()
-@click.argument("model", type=parse_model, metavar="MODEL[:VERSION]")
+@click.argument("model", type=parse_model)
+@click.argument("version", required=False)
 @server_options
-def rollback(target: Target, model: ModelSpec) -> None:
-    """Go back to the version before, or to MODEL:VERSION."""
+def rollback(target: Target, model: ModelSpec, version: str | None) -> None:
+    """Go back to the version before, or to VERSION."""
+    to = model.at(version)
 
     async def work(clipper: Any) -> str:
-        if model.version is None:
-            return str(await clipper.rollback(model.name))
-        await clipper.set_model_version(model.name, model.version)
-        return model.version
+        if to.version is None:
+            return str(await clipper.rollback(to.name))
+        await clipper.set_model_version(to.name, to.version)
+        return to.version
 
-    version = target.run(work)
-    done(f"{model.name}:{version} answers now")
+    done(f"{to.name}:{target.run(work)} answers now")
 
 
 @click.command()
-@click.argument("model", type=parse_model, metavar="MODEL:VERSION")
+@click.argument("model", type=parse_model)
+@click.argument("version", required=False)
 @server_options
-def undeploy(target: Target, model: ModelSpec) -> None:
+def undeploy(target: Target, model: ModelSpec, version: str | None) -> None:
     """Remove a version and end its workers."""
-    version = model.need_version()
-    target.run(lambda clipper: clipper.undeploy(model.name, version))
-    done(f"{model.name}:{version} is removed")
+    gone = model.at(version).need_version()
+    target.run(lambda clipper: clipper.undeploy(model.name, gone))
+    done(f"{model.name}:{gone} is removed")
 
 
 @click.command()
-@click.argument("model", type=parse_model, metavar="MODEL[:VERSION]")
+@click.argument("model", type=parse_model)
+@click.argument("version", required=False)
 @click.option(
-    "--lines", "-n", type=click.IntRange(min=1), help="Only the last so many lines."
+    "--lines",
+    "-n",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the last so many lines.",
 )
 @server_options
-def logs(target: Target, model: ModelSpec, lines: int | None) -> None:
-    """Show what the workers of MODEL[:VERSION] have printed."""
-    text = target.run(lambda clipper: clipper.logs(model.name, model.version))
+def logs(target: Target, model: ModelSpec, version: str | None, lines: int | None) -> None:
+    """Show what the workers of a model have printed."""
+    shown = model.at(version)
+    text = target.run(lambda clipper: clipper.logs(shown.name, shown.version))
     if lines is not None:
         text = "".join(text.splitlines(keepends=True)[-lines:])
     click.echo(text, nl=bool(text) and not text.endswith("\n"))

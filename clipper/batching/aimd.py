@@ -3,8 +3,9 @@
 Crankshaw et al., "Clipper" (NSDI 2017), section 4.3.1: raise the maximum batch size by a
 constant while batches stay within the objective, cut it by a tenth when one does not.
 Unlike the prototype that was measured there, the cap persists: only a batch that was
-really full moves it, so an idle hour does not undo what was learned under load. Start-up
-doubles the cap until the first overrun.
+really full may raise it, and small ones in time leave it alone, so an idle hour does not
+undo what was learned under load. A small batch that overruns lowers it: a full one would
+certainly have. Start-up doubles the cap until the first overrun.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class AIMD:
         return Plan(0, self._cap)
 
     def record(self, size: int, service_seconds: float) -> None:
-        if size < self._cap:
-            return  # not full: it says nothing about a full one
         if service_seconds > self.objective:
             self._doubling = False
             self._cap = max(1, int(self._cap * BACKOFF))
+        elif size < self._cap:
+            return  # not full: it says nothing about a full one
         elif service_seconds < COMFORT * self.objective:
             grown = self._cap * 2 if self._doubling else self._cap + STEP
             self._cap = min(self._max, grown)

@@ -9,11 +9,19 @@ from collections.abc import Callable
 from typing import Protocol
 
 from clipper.batching.controller import BatchController
-from clipper.batching.queue import EXPIRED, Job, JobQueue, Part, Slice, Work
+from clipper.batching.queue import (
+    EXPIRED,
+    Job,
+    JobQueue,
+    Part,
+    Slice,
+    Work,
+    waiting_rows,
+)
 from clipper.clock import Clock
 from clipper.inputs import InputType, layout_of, layout_of_blocks
 from clipper.metrics import Histogram, size_buckets, time_buckets
-from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, RowError
+from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output, RowError
 
 # A batch is one frame to the worker: past this many bytes it is cut, so that no frame
 # keeps the pipe and the memory of both ends busy for long.
@@ -103,16 +111,21 @@ class Dispatcher:
         self._closed = error
         for work in self.queue.drain():
             work.fail(error)
+        self._tell_idle()
 
     async def drain(self, seconds: float) -> None:
         """Wait until nothing is queued or in flight, at most `seconds`."""
         if not self.queue.rows and not self.in_flight:
             return
-        self._idle = asyncio.Event()
+        idle = self._idle = self._idle or asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        self._idle = None
+                await idle.wait()
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and not self.queue.rows and not self.in_flight:
+            self._idle.set()
+            self._idle = None
 
     def reopen(self) -> None:
         """Replicas are expected again."""
@@ -124,17 +137,26 @@ class Dispatcher:
         while queue.rows:
             replica = self._pick()
             if replica is None:
-                return
+                self.prune()
+                break
             now = self._clock.now()
             plan = controller.plan(now, queue)
             if plan.drop:
-                shed, _ = queue.take(plan.drop, sys.maxsize, now)
+                shed, dropped = queue.take(plan.drop, sys.maxsize, now)
+                self._drop(dropped, now)
                 self._shed(shed)
             taken, dropped = queue.take(plan.take, MAX_BATCH_BYTES, now)
             if dropped:
-                self._drop(dropped)
+                self._drop(dropped, now)
             if taken:
                 self._send(replica, taken)
+        self._tell_idle()
+
+    def prune(self) -> None:
+        """Settle what waits in vain, so that it holds no memory and no place while no
+        replica has room."""
+        now = self._clock.now()
+        self._drop(self.queue.prune(now), now)
 
     def _send(self, replica: Replica, parts: list[Part]) -> None:
         buffers = [part.payload for part in parts]
@@ -152,10 +174,14 @@ class Dispatcher:
 
     def _done(self, batch: Batch, result: BatchResult) -> None:
         parts = self.in_flight.pop(batch)
-        if type(result) is not list:
+        if type(result) is list:
+            self._succeeded(batch, parts, result)
+        else:
             assert isinstance(result, BatchFailure)
             self._failed(parts, result)
-            return
+        self._tell_idle()
+
+    def _succeeded(self, batch: Batch, parts: list[Part], outputs: list[Output]) -> None:
         stats, rows = self.stats, batch.rows
         stats.batches += 1
         stats.rows += rows
@@ -164,10 +190,8 @@ class Dispatcher:
         self.controller.record(rows, batch.seconds)
         at = 0
         for part in parts:
-            part.finish(result, at)
+            part.finish(outputs, at)
             at += part.rows
-        if self._idle is not None and not self.queue.rows and not self.in_flight:
-            self._idle.set()
 
     def _failed(self, parts: list[Part], failure: BatchFailure) -> None:
         self.stats.failed_batches[failure.kind] += 1
@@ -190,14 +214,16 @@ class Dispatcher:
             self.stats.shed_rows += part.rows
             part.fail(SHED)
 
-    def _drop(self, dropped: list[Work]) -> None:
+    def _drop(self, dropped: list[Work], now: float) -> None:
         for work in dropped:
-            if work.wanted:
-                self.stats.expired_rows += work.rows
-                work.fail(EXPIRED)
-            else:
-                self.stats.abandoned_rows += work.rows
+            if not work.wanted:
+                self.stats.abandoned_rows += waiting_rows(work)
                 work.fail(ABANDONED)
+            elif work.expires <= now:
+                self.stats.expired_rows += waiting_rows(work)
+                work.fail(EXPIRED)
+            else:  # who was told of another one has joined this one
+                self.submit(work)
 
 
 SHED = RowError("overloaded", "The model is overloaded and cannot answer in time")

@@ -1,17 +1,21 @@
 """Jobs, and the queue that gives them out in order of their deadlines.
 
-Invariant: a job is settled exactly once, with an output or a RowError.
+Invariant: a job is settled exactly once, with an output or a RowError. Whoever waited may
+raise or submit more work from inside that call; the others are told all the same.
 """
 
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import deque
 from collections.abc import Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Protocol
 
 from clipper.values import Output, RowError
+
+logger = logging.getLogger(__name__)
 
 Shape = tuple[int, ...] | None
 
@@ -114,9 +118,12 @@ class Job:
         self.settled = True
         if self.owner is not None:
             self.owner.job_settled(self, output)
-        for waiter in self.waiters:
-            waiter.job_done(output)
-        self.waiters = []
+        waiters, self.waiters = self.waiters, []  # who is told may make others leave
+        for waiter in waiters:
+            try:
+                waiter.job_done(output)
+            except Exception:
+                logger.exception("who waited for a job raised")
 
 
 class BlockWaiter(Protocol):
@@ -183,9 +190,12 @@ class Block:
         self._left -= len(outputs)
         if self._left == 0:
             self.settled = True
-            if self.waiter is not None:
-                self.waiter.block_done(self.outputs)
-                self.waiter = None
+            waiter, self.waiter = self.waiter, None
+            if waiter is not None:
+                try:
+                    waiter.block_done(self.outputs)
+                except Exception:
+                    logger.exception("who waited for a block raised")
 
 
 class Slice:
@@ -272,7 +282,7 @@ class JobQueue:
                 break
             if not work.wanted or work.expires <= now:
                 self._pop(work)
-                self.rows -= work.rows - (work.taken if type(work) is Block else 0)
+                self.rows -= waiting_rows(work)
                 dropped.append(work)
                 continue
             if type(work) is Job or type(work) is Slice:
@@ -296,11 +306,22 @@ class JobQueue:
             taken.append(part)
         return taken, dropped
 
+    def prune(self, now: float) -> list[Work]:
+        """The work at the head that nobody wants or whose time is over, removed."""
+        dropped: list[Work] = []
+        while (work := self._head()) is not None:
+            if work.wanted and work.expires > now:
+                break
+            self._pop(work)
+            self.rows -= waiting_rows(work)
+            dropped.append(work)
+        return dropped
+
     def deadlines(self) -> list[float]:
         """Deadlines of what waits, in order, one for each job or block."""
-        merged = [work.deadline for work in self._line if not _gone(work)]
-        merged += [deadline for deadline, _, work in self._heap if not _gone(work)]
-        return sorted(merged)
+        entries = chain(self._line, (work for _, _, work in self._heap))
+        found = {id(work): work.deadline for work in entries if not _gone(work)}
+        return sorted(found.values())
 
     def drain(self) -> list[Work]:
         """Everything that waits, removed."""
@@ -328,6 +349,11 @@ class JobQueue:
             heapq.heappop(self._heap)
         if isinstance(head, (Job, Block)):
             head.queued = False
+
+
+def waiting_rows(work: Work) -> int:
+    """The rows of it that no batch has taken."""
+    return work.rows - work.taken if type(work) is Block else work.rows
 
 
 def _gone(work: Work) -> bool:

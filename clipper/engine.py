@@ -51,7 +51,7 @@ class Engine:
         # All mutable state: what is registered, changed under one lock, and what stands
         # for it in memory; versions that are up and wait for their commit; a lock for
         # each model name whose workers are started or ended, as long as somebody has
-        # it; the replicas of each deploy under way; and background tasks.
+        # it; the replicas of each deploy under way, its task; and background tasks.
         self.catalog = Catalog(State(), settings.limits)
         self.applications: dict[str, Application] = {}
         self.models: dict[ModelId, Model] = {}
@@ -59,6 +59,7 @@ class Engine:
         self._records = asyncio.Lock()
         self._workers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._deploys: dict[ModelId, int] = {}
+        self._deploying: set[asyncio.Task[ModelRecord]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.ids: QueryIds
@@ -88,6 +89,9 @@ class Engine:
     async def drain(self, seconds: float) -> None:
         """Take no more, answer what was accepted, stop every worker."""
         self.draining = True
+        for deploy in self._deploying:
+            deploy.cancel()
+        await asyncio.gather(*self._deploying, return_exceptions=True)
         await asyncio.gather(*(model.stop(seconds) for model in self.models.values()))
         for application in self.applications.values():
             application.close()
@@ -204,37 +208,60 @@ class Engine:
         example; until then, and if that fails, the old one serves. Raises DeployFailed
         with the worker's own words.
         """
+        return await self.begin_deploy(spec, blob, progress)
+
+    def begin_deploy(
+        self, spec: ModelRecord, blob: bytes, progress: Progress | None = None
+    ) -> asyncio.Task[ModelRecord]:
+        """The same in a task of ours, which ends with the server, not with its caller.
+        What `check_deploy` refuses is raised at once."""
         spec = self.check_deploy(spec)
         model = ModelId(spec.name, spec.version)
         self._deploys[model] = spec.num_replicas
-        try:
-            async with self._workers_of(spec.name):
-                return await self._deploy(spec, blob, progress or _silent)
-        finally:
+        task = asyncio.create_task(self._deploy(spec, blob, progress or _silent))
+        self._deploying.add(task)
+
+        def finished(task: asyncio.Task[ModelRecord]) -> None:
+            self._deploying.discard(task)
             del self._deploys[model]
+            self._spawn(self._drop_unused_blobs())  # its own, if it failed
+
+        task.add_done_callback(finished)
+        return task
 
     async def _deploy(
         self, spec: ModelRecord, blob: bytes, report: Progress
     ) -> ModelRecord:
-        digest = await self.store.put_blob(blob)
-        number = self.catalog.next_number()
-        record = replace(spec, generation=number, blob=digest, created=self.clock.wall())
-        model = self._make_model(record)
-        try:
-            await model.replicas.start(record.num_replicas, report)
-            async with self._changing():
-                # much may have been registered while the workers started
-                self.catalog.check_new_model(record)
-                self._incoming[model.id] = model
+        async with self._workers_of(spec.name):
+            digest = await self.store.put_blob(blob)
+            record = replace(
+                spec,
+                generation=self.catalog.next_number(),
+                blob=digest,
+                created=self.clock.wall(),
+            )
+            model = self._make_model(record)
+            try:
+                await model.replicas.start(record.num_replicas, report)
+                await self._go_live(model)
+            except BaseException:
+                await asyncio.shield(self._spawn(model.stop(0.0)))
+                raise
+        report("live", {"model_name": record.name, "model_version": record.version})
+        return record
+
+    async def _go_live(self, model: Model) -> None:
+        record = model.record
+        async with self._changing():
+            # much may have been registered while the workers started
+            self.catalog.check_new_model(record)
+            self._incoming[model.id] = model
+            try:
                 await self._commit(
                     PutModel(record), self.catalog.make_current(record.name, record.version)
                 )
-        except BaseException:
-            self._incoming.pop(model.id, None)
-            await asyncio.shield(self._spawn(model.stop(0.0)))
-            raise
-        report("live", {"model_name": record.name, "model_version": record.version})
-        return record
+            finally:
+                self._incoming.pop(model.id, None)
 
     async def set_version(self, name: str, version: str) -> None:
         """Make a deployed version the current one."""

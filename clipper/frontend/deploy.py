@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from io import BytesIO
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ from clipper.errors import (
     MalformedRequest,
     PayloadTooLarge,
     TooManyRequests,
+    Unavailable,
 )
 from clipper.frontend.gate import MSGPACK, MULTIPART, Gate
 from clipper.frontend.operations import decode_json, decode_msgpack
@@ -217,12 +219,12 @@ class DeployRoute:
 
         progress("received", {"bytes": len(function)})
         progress("environment", {"python": python_version()})
-        work = asyncio.create_task(self._engine.deploy(spec, function, progress))
+        work = self._engine.begin_deploy(spec, function, progress)
         work.add_done_callback(lambda _: events.put_nowait(None))
         lines = Lines(request, self._limits.write_seconds)
         try:
-            await self._tell(lines, events)
-            await asyncio.wait((work,))
+            async for event in self._watch(work, events):
+                await lines.write(event)
         finally:
             # only the end of the server cancels a deploy
             work.cancel()
@@ -233,21 +235,25 @@ class DeployRoute:
         await lines.end()
         return lines.response
 
-    async def _tell(
-        self, lines: Lines, events: asyncio.Queue[dict[str, Any] | None]
-    ) -> None:
-        """Write each event, and the last one again with the time while none comes."""
+    async def _watch(
+        self,
+        work: asyncio.Task[ModelRecord],
+        events: asyncio.Queue[dict[str, Any] | None],
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Each event, and the last one again with the time while none comes."""
         now = self._engine.clock.now
-        begun, last = now(), None
+        begun, last = now(), {"stage": "received"}
         while True:
             try:
                 async with asyncio.timeout(self._heartbeat):
                     event = await events.get()
             except TimeoutError:
-                event = {**(last or {}), "seconds": round(now() - begun, 3)}
+                event = {**last, "seconds": round(now() - begun, 3)}
+                if self._engine.draining:  # it could not be committed any more
+                    work.cancel()
             if event is None:
                 return
-            await lines.write(event)
+            yield event
             last = event
 
 
@@ -302,7 +308,7 @@ async def _next_part(reader: MultipartReader, name: str) -> BodyPartReader:
 def _error_of(spec: ModelRecord, work: asyncio.Task[ModelRecord]) -> ClipperError | None:
     """What a finished deploy failed with, told to operators as well."""
     if work.cancelled():
-        return ClipperError("the server is shutting down")
+        return Unavailable("the server is shutting down")
     error = work.exception()
     if error is None:
         logger.info("%s is deployed", spec.key)

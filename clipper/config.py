@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +16,8 @@ KIB, MIB = 1024, 1024 * 1024
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+RowCount = Annotated[int, msgspec.Meta(ge=1, le=65_535)]  # a query id counts no further
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
-
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_seconds: Seconds = 30.0  # a reader that takes nothing for this long is closed
     queue_seconds: Seconds = 10.0  # work waiting for one model, by its measured speed
     queue_rows: Count = 200_000  # the same in rows, before the speed is known
-    rows_per_request: Count = 10_000
+    rows_per_request: RowCount = 10_000
     applications: Count = 1_000
     models: Count = 1_000  # model versions
     replicas: Count = 256  # workers of all versions together
@@ -92,4 +92,11 @@ def load_settings(path: str | Path | None, flags: dict[str, Any]) -> Settings:
 
 
 def is_loopback(host: str) -> bool:
-    return host in LOOPBACK_HOSTS or host.startswith("127.")
+    """Whether a host can only be this machine. A name that somebody else owns cannot be
+    trusted for that, whatever it begins with."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -2,18 +2,22 @@
 
 Queries with the application's own SLO expire in the order they came: a deque. The few
 with a deadline of their own go to a heap. One timer, armed for the earlier head, serves
-both; nothing is armed while nothing waits.
+both; nothing is armed while nothing waits. Who is told that it expired may submit again
+from inside that call, or raise; neither delays another.
 """
 
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
 from clipper.clock import Clock
+
+logger = logging.getLogger(__name__)
 
 
 class Expiring(Protocol):
@@ -34,7 +38,7 @@ CallLater = Callable[[float, Callable[[], None]], Timer]
 _TICK = 0.001
 
 # Below this many entries sweeping is not worth its cost.
-_SWEEP = 4096
+_SWEEP = 512
 
 
 class Deadlines:
@@ -80,11 +84,12 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for query in [*self._line, *(entry[2] for entry in self._heap)]:
-            if not query.settled:
-                query.expire()
+        waiting = [*self._line, *(entry[2] for entry in self._heap)]
         self._line.clear()
         self._heap.clear()
+        for query in waiting:
+            if not query.settled:
+                _expire(query)
 
     def _sweep(self) -> None:
         self._line = deque(query for query in self._line if not query.settled)
@@ -98,17 +103,25 @@ class Deadlines:
         self._timer = self._call_later(delay, self._fire)
 
     def _fire(self) -> None:
-        self._timer = None
+        self._due = float("-inf")  # who submits again arms nothing until we are through
         now = self._clock.now()
-        line, heap = self._line, self._heap
-        while line and (line[0].settled or line[0].deadline <= now):
+        while (line := self._line) and (line[0].settled or line[0].deadline <= now):
             query = line.popleft()
             if not query.settled:
-                query.expire()
-        while heap and (heap[0][2].settled or heap[0][0] <= now):
+                _expire(query)
+        while (heap := self._heap) and (heap[0][2].settled or heap[0][0] <= now):
             query = heapq.heappop(heap)[2]
             if not query.settled:
-                query.expire()
-        if self._timer is None and (line or heap):
+                _expire(query)
+        self._timer = None
+        line = self._line
+        if line or heap:
             first = line[0].deadline if line else heap[0][0]
             self._arm(min(first, heap[0][0]) if heap else first)
+
+
+def _expire(query: Expiring) -> None:
+    try:
+        query.expire()
+    except Exception:
+        logger.exception("who was told of a missed deadline raised")

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clipper.errors import InvalidInput
+from clipper.values import ModelId, check_name
+
+
+@pytest.mark.parametrize("name", ["a", "A9", "0", "sum-model_1.2", "x" * 64])
+def test_legal_names_are_kept(name: str) -> None:
+    assert check_name("name", name) == name
+
+
+def test_an_integer_is_its_digits() -> None:
+    assert check_name("version", 1) == "1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".a",
+        "-a",
+        "_a",
+        "a b",
+        "a/b",
+        "a:b",
+        "ä",
+        "a\n",
+        "x" * 65,
+        -1,
+        1.0,
+        True,
+        None,
+        [],
+    ],
+)
+def test_others_are_refused(name: Any) -> None:
+    with pytest.raises(InvalidInput, match="model name must match"):
+        check_name("model name", name)
+
+
+def test_a_long_name_is_cut_in_the_sentence() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        check_name("name", "ä" * 10_000)
+    assert len(refused.value.cause) < 200
+
+
+def test_a_model_id_reads_like_its_key() -> None:
+    assert str(ModelId("digits", "2")) == "digits:2"

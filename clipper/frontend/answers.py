@@ -18,7 +18,7 @@ def prediction_answer(query: Query) -> tuple[int, bytes]:
     output = query.output
     if type(output) is bytes:
         return 200, b'{"query_id":"%b","output":%b,"default":false}' % (
-            query.issue_id(),
+            query.stamp.issue(query.arrived),
             output,
         )
     application = query.application

@@ -5,6 +5,10 @@ import gc
 import io
 import math
 import multiprocessing
+import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,8 +65,6 @@ def clipper(server: FakeServer) -> Iterator[Clipper]:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -244,8 +246,6 @@ def test_a_server_elsewhere_needs_its_token_and_is_not_started() -> None:
 
 
 def announce(server: FakeServer, token: str | None = TOKEN) -> None:
-    import os
-
     here = "127.0.0.1"
     runtime.announce(server.port, server.admin_port, here, here, os.getpid(), None, token)
 
@@ -300,6 +300,21 @@ def test_a_query_port_that_asks_for_the_token() -> None:
             clipper.predict("a", [1.0])
             clipper.predict("a", [1.0])
         assert [request.token for request in server.requests] == [None, TOKEN, TOKEN]
+
+
+def test_a_server_that_does_not_end() -> None:
+    deaf = "import signal, time; signal.signal(15, lambda *_: print('no', flush=True));"
+    deaf += "print('yes', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process, Clipper(port=4711) as clipper:
+        process.stdout.readline()
+        here = "127.0.0.1"
+        runtime.announce(4711, 4712, here, here, process.pid, None, "token")
+        with pytest.raises(ClipperError, match=r"has not ended after 0\.1 s"):
+            clipper.stop(timeout=0.1)
+        assert process.stdout.readline() == b"no\n"
+        process.kill()
 
 
 # -- applications and models -----------------------------------------------------------

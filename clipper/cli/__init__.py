@@ -7,7 +7,6 @@ not before: ``clipper --help`` should be there at once.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -65,10 +64,6 @@ class Main(click.Group):
             click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
             click.echo(error.cause, err=True)
             ctx.exit(exit_code(error))
-        except BrokenPipeError:
-            # The reader of our output has gone, as `clipper apps | head -1` does.
-            sys.stdout = None
-            ctx.exit(1)
 
 
 @click.group(

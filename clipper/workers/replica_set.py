@@ -12,16 +12,16 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from clipper.clock import Clock
 from clipper.errors import ClipperError, DeployFailed
-from clipper.workers.replica import (
+from clipper.workers.replica import LoadBlob, Replica, Report
+from clipper.workers.spec import (
     Patience,
-    Replica,
     ReplicaFailed,
     ReplicaState,
     ReplicaStatistics,
@@ -39,7 +39,7 @@ class State(Enum):
     STARTING = "starting"  # no replica is ready yet, or all are being restarted
     LIVE = "live"  # at least one replica answers
     FAILED = "failed"  # none answers and restarting has not helped
-    STOPPED = "stopped"
+    STOPPED = "stopped"  # for good, or scaled to none
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +84,18 @@ class ReplicaSet:
     when `state`, `live` or `reason` changed. Both are plain calls.
     """
 
-    # State: `_slots` are the places to be filled, `_leaving` those being emptied for
-    # good; `state` and `live` follow from them and are renewed by `_changed`. `_deaths`
-    # are the times of the last deaths. `_tripped`: a crash loop was seen and no replica
-    # has been ready since; then nothing starts before `_next_try`, and one at a time
-    # (`_probe`). Until `_on_trial` a single death trips it again. `_told` is what
-    # `on_change` was last called for.
+    # State: `_slots` are the places to be filled, `_starts` replicas on their way in for
+    # a deploy or a larger scale, `_leaving` places being emptied for good; `state` and
+    # `live` follow from the slots and are renewed by `_changed`, `_told` is what
+    # `on_change` was last called for. `_deaths` are the times of the last deaths.
+    # `_tripped`: a crash loop was seen and no replica has been ready since; then nothing
+    # starts before `_next_try`, and one at a time (`_probe`). Until `_on_trial` a single
+    # death trips it again.
 
     def __init__(
         self,
         spec: WorkerSpec,
-        load_blob: Callable[[], Awaitable[bytes]],
+        load_blob: LoadBlob,
         *,
         clock: Clock,
         on_room: Callable[[], None],
@@ -116,6 +117,7 @@ class ReplicaSet:
         self._jitter = jitter
         self._slots: list[_Slot] = []
         self._leaving: list[_Slot] = []
+        self._starts: set[asyncio.Task[None]] = set()
         self._deaths: deque[float] = deque(maxlen=self._restarts.deaths + 1)
         self._death_count = self._restart_count = 0
         self._tripped = self._stopped = False
@@ -189,6 +191,7 @@ class ReplicaSet:
         self._slots += slots
         for slot in slots:
             self._keep(slot)
+        self._changed()
 
     async def scale(self, replicas: int, drain_seconds: float = 10.0) -> None:
         """Have so many: more are started and awaited, the surplus finishes its batches.
@@ -208,30 +211,34 @@ class ReplicaSet:
         self._stopped = True
         slots, self._slots = self._slots, []
         self._changed()
+        for start in self._starts:
+            start.cancel()
+        if self._starts:
+            await asyncio.wait(self._starts)
         await self._retire(slots + self._leaving, drain_seconds)
 
     async def _grow(self, count: int, progress: Progress | None) -> None:
         """Add so many ready replicas, or none."""
-        if self._stopped:
-            raise DeployFailed("the model version was stopped")
+        self._check_running()
         slots = [_Slot() for _ in range(count)]
         try:
             await self._fill_all(slots, progress)
-        except BaseException as error:
+        except ReplicaFailed as error:
             await self._retire(slots, 0)
-            if isinstance(error, ReplicaFailed):
-                text = f"{error.cause}\n{error.detail}".rstrip()
-                raise DeployFailed(text) from None
+            raise DeployFailed(f"{error.cause}\n{error.detail}".rstrip()) from None
+        except BaseException:
+            await self._retire(slots, 0)
             raise
-        if self.state is State.STOPPED:  # while we waited
-            await self._retire(slots, 0)
-            raise DeployFailed("the model version was stopped while it started")
         self._slots += slots
         self._tripped = False
         for slot in slots:
             self._keep(slot)
         self._changed()
         self._room()
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise DeployFailed("the model version was stopped")
 
     async def _fill_all(self, slots: list[_Slot], progress: Progress | None) -> None:
         """Fill the slots at the same time; on the first failure cancel the others."""
@@ -247,23 +254,33 @@ class ReplicaSet:
                 told.add(stage)
                 progress(stage, {"seconds": seconds})
 
-        starts = [asyncio.create_task(self._fill(slot, load, report)) for slot in slots]
+        async def fill(slot: _Slot) -> None:
+            nonlocal ready
+            await self._fill(slot, load, report)
+            ready += 1
+            if progress is not None:
+                progress("ready", {"replicas": ready, "of": len(slots)})
+
+        self._check_running()  # the blob took its time
+        starts = {asyncio.create_task(fill(slot)) for slot in slots}
+        self._starts |= starts
         try:
-            for finished in asyncio.as_completed(starts):
-                await finished
-                ready += 1
-                if progress is not None:
-                    progress("ready", {"replicas": ready, "of": len(slots)})
+            await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             for start in starts:
                 start.cancel()
-            await asyncio.gather(*starts, return_exceptions=True)
+            await asyncio.wait(starts)
+            self._starts -= starts
+        self._check_running()
+        for start in starts:
+            if not start.cancelled():
+                start.result()  # raises what kept it from starting
 
     async def _fill(
         self,
         slot: _Slot,
-        load_blob: Callable[[], Awaitable[bytes]],
-        report: Callable[[str, float], None] = lambda stage, seconds: None,
+        load_blob: LoadBlob,
+        report: Report = lambda stage, seconds: None,
     ) -> Replica:
         """Start a replica in the slot, or raise what kept it from starting."""
 
@@ -382,7 +399,7 @@ class ReplicaSet:
         """Renew what follows from the rest, and tell."""
         before = self._told
         self.live = sum(r.state is ReplicaState.READY for r in self.replicas)
-        if self._stopped:
+        if self._stopped or not self._slots:
             self.state = State.STOPPED
         elif self.live:
             self.state = State.LIVE

@@ -15,7 +15,8 @@ from clipper.clock import SystemClock
 from clipper.inputs import InputType, encode_python, layout_of
 from clipper.values import Batch, BatchResult
 from clipper.workers.packaging import pack
-from clipper.workers.replica import Patience, Replica, WorkerSpec
+from clipper.workers.replica import Replica
+from clipper.workers.spec import Patience, WorkerSpec
 
 
 def pytest_asyncio_loop_factories(
@@ -122,7 +123,7 @@ async def start_worker(no_leaks: None) -> AsyncIterator[StartWorker]:
             "1",
             kind,
             None if example is None else encode_python(kind, example),
-            environment,
+            environment or {},
             memory_limit,
         )
         replica = Replica(spec, SystemClock(), patience=patience, **callbacks)

@@ -14,7 +14,8 @@ from clipper.inputs import InputType
 from clipper.values import Batch, Layout
 from clipper.workers import process
 from clipper.workers.packaging import pack
-from clipper.workers.replica import Replica, WorkerSpec
+from clipper.workers.replica import Replica
+from clipper.workers.spec import WorkerSpec
 
 
 def model(xs: Any) -> Any:

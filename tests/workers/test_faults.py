@@ -15,7 +15,7 @@ import pytest
 from clipper.inputs import InputType
 from clipper.values import BatchFailure, FailureKind
 from clipper.workers import process
-from clipper.workers.replica import Patience, ReplicaState
+from clipper.workers.spec import Patience, ReplicaState
 
 from .conftest import StartWorker, Worker, eventually, is_running
 

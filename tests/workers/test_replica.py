@@ -14,13 +14,8 @@ from clipper.clock import SystemClock
 from clipper.inputs import InputType
 from clipper.values import UNIFORM, Batch, BatchFailure, FailureKind, RowError
 from clipper.workers.packaging import pack
-from clipper.workers.replica import (
-    MAX_IN_FLIGHT,
-    Replica,
-    ReplicaFailed,
-    ReplicaState,
-    WorkerSpec,
-)
+from clipper.workers.replica import MAX_IN_FLIGHT, Replica
+from clipper.workers.spec import ReplicaFailed, ReplicaState, WorkerSpec
 
 from .conftest import StartWorker, eventually, is_running, make_batch
 

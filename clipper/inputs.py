@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import sys
 from array import array
 from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ from clipper.values import Layout
 
 # Deeper JSON than this is refused: nothing real needs it and recursion stays shallow.
 MAX_DEPTH = 64
+
+# numpy 1 ends at 32 axes, and a batch has one more than its rows. A row past that would
+# raise in the worker and fail the whole batch.
+MAX_AXES = 31
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
@@ -101,7 +106,10 @@ def encode_flat(kind: InputType, values: Sequence[float]) -> bytes:
 
 
 def _check_float32(values: Sequence[float]) -> None:
-    if max(values) > _FLOAT32_MAX or min(values) < -_FLOAT32_MAX:
+    if max(values) <= _FLOAT32_MAX and min(values) >= -_FLOAT32_MAX:
+        return
+    # one is too large, or infinite, or not a number, which compares with nothing
+    if any(_FLOAT32_MAX < abs(value) < math.inf for value in values):
         raise InvalidInput("a number is out of range for a 32-bit float")
 
 
@@ -115,16 +123,19 @@ def encode_json_value(kind: InputType, value: object, path: str = "$.input") -> 
 
 def encode_python(kind: InputType, value: object) -> Row:
     """One input from Python code: numpy arrays, lists, str, bytes or JSON-able values."""
-    if kind.dtype is not None and not isinstance(value, (list, tuple)):
-        return _encode_array(kind, np.asarray(value), "input")
+    if kind.dtype is not None and (
+        not isinstance(value, (list, tuple))
+        or any(isinstance(x, np.ndarray) for x in value)
+    ):
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise InvalidInput("Expected an array of one shape at input") from None
+        return _encode_array(kind, array, "input")
     if kind is InputType.BYTES:
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise InvalidInput("input must be bytes for an application of type bytes")
         return Row(bytes(value))
-    if isinstance(value, tuple) and kind.dtype is not None:
-        value = list(value)
-    if kind.dtype is not None and any(isinstance(x, np.ndarray) for x in value):  # type: ignore[attr-defined]
-        return _encode_array(kind, np.asarray(value), "input")
     return encode_json_value(kind, value, "input")
 
 
@@ -136,15 +147,19 @@ def encode_array_rows(
         raise InvalidInput(f"an array cannot be the input of type {kind.value}")
     if rows.ndim < 2:
         raise InvalidInput("input_batch as an array needs at least two axes")
-    block, _ = _encode_array(kind, rows, "input_batch")
+    block, _ = _encode_array(kind, rows, "input_batch", MAX_AXES + 1)
     return len(rows), block, (rows.shape[1:] if rows.ndim > 2 else None)
 
 
-def _encode_array(kind: InputType, values: npt.NDArray[Any], path: str) -> Row:
+def _encode_array(
+    kind: InputType, values: npt.NDArray[Any], path: str, axes: int = MAX_AXES
+) -> Row:
     dtype = kind.dtype
     assert dtype is not None
     if values.ndim == 0:
         raise InvalidInput(f"Expected an array of numbers at {path}")
+    if values.ndim > axes:
+        raise InvalidInput(f"Expected at most {axes} axes at {path}")
     if values.dtype != dtype:
         if values.dtype.kind not in "iuf" or (
             kind is InputType.INTS and values.dtype.kind == "f"
@@ -187,8 +202,8 @@ def _flatten(
     """Append the numbers of a nested list to `out`; its shape, which must be regular."""
     if not isinstance(value, (list, tuple)):
         raise InvalidInput(f"Expected an array, got {_json_kind(value)} at {path}")
-    if depth > MAX_DEPTH:
-        raise InvalidInput(f"Nested deeper than {MAX_DEPTH} levels at {path}")
+    if depth > MAX_AXES:
+        raise InvalidInput(f"Nested deeper than {MAX_AXES} levels at {path}")
     if not value or not isinstance(value[0], (list, tuple)):
         out.extend([check(item, f"{path}[{i}]") for i, item in enumerate(value)])
         return (len(value),)
@@ -206,7 +221,9 @@ def _flatten(
 
 
 def _check_number(value: object, path: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if isinstance(value, bool) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
         raise InvalidInput(f"Expected a number, got {_json_kind(value)} at {path}")
     try:
         return float(value)

@@ -172,7 +172,10 @@ class Server:
             forced.cancel()
             if not work.done():
                 work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            (outcome,) = await asyncio.gather(work, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            # the steps after this one must not be left out for it
+            logger.error("a step of stopping failed", exc_info=outcome)
 
     # -- models and applications --------------------------------------------------------
 

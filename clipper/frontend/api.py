@@ -53,7 +53,7 @@ class QueryApi:
     def _application(self, name: str) -> tuple[Application, Decoder]:
         application = self._engine.applications.get(name)
         if application is None:
-            raise NotFound(f"there is no application {name!r:.70}")
+            raise no_application(name)
         known = self._decoders.get(name)
         if known is None or known[0] is not application:
             if len(self._decoders) > 2 * len(self._engine.applications):
@@ -104,6 +104,10 @@ class QueryApi:
             + [name for name in record.models if name not in _names(application)],
             example_request={"input": EXAMPLES[application.input_type]},
         )
+
+
+def no_application(name: str) -> NotFound:
+    return NotFound(f"there is no application {name!r:.70}")
 
 
 EXAMPLES: dict[InputType, Any] = {

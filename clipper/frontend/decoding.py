@@ -1,22 +1,20 @@
 """Bodies of prediction requests to typed rows: JSON, msgpack and npy.
 
-The front end decodes with msgspec and numpy's array header alone; nothing here can run
-code that a client sent.
+Nothing here can run code that a client sent.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
-import numpy as np
 
 from clipper.errors import InvalidInput, PayloadTooLarge
-from clipper.frontend.gate import JSON, NPY
+from clipper.frontend.gate import JSON, MSGPACK, NPY
+from clipper.frontend.npy import read_npy
 from clipper.frontend.schemas import FAST, AnyRequest, Envelope
 from clipper.inputs import (
     InputType,
@@ -81,12 +79,13 @@ class Decoder:
             envelope = fast.decode(body)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             # shaped or ragged rows, or a fault: told apart with a second, slower look
-            return self._look_closely(slow, body)
-        if type(envelope) is AnyRequest:
-            rows = self._any_rows(envelope)
-        else:
-            rows = self._fast_rows(envelope)
-        return self._request(envelope, rows)
+            return self._look_closely(slow, body, media)
+        rows: Row | Block | list[Row] = (
+            self._any_rows(envelope, media)
+            if type(envelope) is AnyRequest
+            else self._fast_rows(envelope)
+        )
+        return self._request(envelope, rows, media)
 
     def _fast_rows(self, envelope: Any) -> Row | Block | list[Row]:
         value = envelope.input
@@ -105,7 +104,7 @@ class Decoder:
             return Block(encode_flat(kind, list(chain.from_iterable(batch))), len(batch))
         return [Row(encode_flat(kind, values)) for values in batch]
 
-    def _look_closely(self, decoder: Any, body: bytes) -> Request:
+    def _look_closely(self, decoder: Any, body: bytes, media: str) -> Request:
         try:
             envelope: AnyRequest = decoder.decode(body)
         except RecursionError:
@@ -118,10 +117,13 @@ class Decoder:
             raise InvalidInput(
                 f"the body is malformed: {plain_words(str(error))}"
             ) from None
-        return self._request(envelope, self._any_rows(envelope))
+        return self._request(envelope, self._any_rows(envelope, media), media)
 
-    def _any_rows(self, envelope: AnyRequest) -> Row | Block | list[Row]:
+    def _any_rows(self, envelope: AnyRequest, media: str) -> Row | list[Row]:
+        strict = media == MSGPACK and self._kind is InputType.JSON
         if envelope.input is not msgspec.UNSET:
+            if strict:
+                check_plain(envelope.input, "$.input")
             return encode_json_value(self._kind, envelope.input)
         batch = envelope.input_batch
         if batch is msgspec.UNSET:
@@ -129,16 +131,22 @@ class Decoder:
         if not isinstance(batch, list):
             raise InvalidInput("Expected an array of inputs at $.input_batch")
         self._check_rows(len(batch))
+        if strict:
+            check_plain(batch, "$.input_batch")
         return [
             encode_json_value(self._kind, value, f"$.input_batch[{index}]")
             for index, value in enumerate(batch)
         ]
 
-    def _request(self, envelope: Envelope, rows: Row | Block | list[Row]) -> Request:
+    def _request(
+        self, envelope: Envelope, rows: Row | Block | list[Row], media: str
+    ) -> Request:
         uid, context = envelope.uid, envelope.context
         subject = NOBODY
         if uid is not None or context is not None:
             check_depth(context, "$.context")
+            if media == MSGPACK:
+                check_plain(context, "$.context")
             subject = Subject(checked_uid(uid), context)
         version = envelope.version
         return Request(
@@ -163,46 +171,12 @@ class Decoder:
         values = read_npy(body)
         envelope = _envelope_of(parameters)
         if values.ndim == 1:
-            return self._request(envelope, encode_python(self._kind, values))
+            return self._request(envelope, encode_python(self._kind, values), NPY)
         self._check_rows(len(values))
         if not len(values):
-            return self._request(envelope, [])
+            return self._request(envelope, [], NPY)
         count, payload, shape = encode_array_rows(self._kind, values)
-        return self._request(envelope, Block(payload, count, shape))
-
-
-def read_npy(body: bytes) -> np.ndarray[Any, Any]:
-    """The array of an npy file in memory. Sizes are checked before anything is
-    allocated; object types, and so pickles, are refused."""
-    stream = io.BytesIO(body)
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        TypeError,
-        SyntaxError,
-        RecursionError,
-        MemoryError,
-    ):
-        raise InvalidInput("the body is not a valid npy file of version 1 or 2") from None
-    if dtype.kind not in "iuf":
-        raise InvalidInput("the array must hold integers or floating-point numbers")
-    count = 1
-    for length in shape:
-        count *= length
-    offset = stream.tell()
-    if count < 0 or count * dtype.itemsize != len(body) - offset:
-        raise InvalidInput("the array's header and the length of its data disagree")
-    values = np.frombuffer(body, dtype, count, offset)
-    if values.ndim == 1 and not shape:
-        raise InvalidInput("Expected an array of at least one axis")
-    return values.reshape(shape, order="F" if fortran else "C")
+        return self._request(envelope, Block(payload, count, shape), NPY)
 
 
 def _envelope_of(parameters: str) -> Envelope:
@@ -231,6 +205,25 @@ def _envelope_of(parameters: str) -> Envelope:
 
 
 _EMPTY = Envelope()
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None), list, dict})
+
+
+def check_plain(value: object, path: str) -> None:
+    """Refuse what msgpack has and JSON has not: bytes, times, extensions, other keys."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        kind = type(item)
+        if kind not in _PLAIN:
+            raise InvalidInput(f"Expected what JSON can say, not a msgpack extra at {path}")
+        if isinstance(item, dict):
+            if any(type(key) is not str for key in item):
+                raise InvalidInput(f"Expected objects with strings as keys at {path}")
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
 
 
 def checked_uid(uid: int | str | None) -> str | None:

@@ -16,9 +16,15 @@ from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from clipper.errors import BodyTimeout, ClipperError, Overloaded
+from clipper.errors import (
+    BodyTimeout,
+    ClipperError,
+    HeadersTooLarge,
+    Overloaded,
+    Unavailable,
+)
 from clipper.frontend.answers import batch_answer, error_answer, prediction_answer
-from clipper.frontend.gate import error_headers
+from clipper.frontend.gate import HEAD_TOO_LARGE, error_headers
 from clipper.query import BatchQuery, Query
 
 if TYPE_CHECKING:
@@ -29,6 +35,13 @@ logger = logging.getLogger(__name__)
 
 # Bytes of further requests that wait behind an answer before reading stops.
 PIPELINE_BYTES = 64 * 1024
+
+# A client that is refused while it still sends would lose the answer to a reset if its
+# bytes were left unread: for this many seconds they are read and thrown away.
+LINGER_TICKS = 2
+
+# What a request can begin with: a method, after at most some empty lines.
+_BEGINNINGS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
 
 _COMMON = (
     b"Content-Type: application/json\r\n"
@@ -45,15 +58,16 @@ class Phase(Enum):
     HEAD = "head"  # a part of a head has come
     BODY = "body"  # a part of a body has come
     ANSWERING = "answering"  # a query is out
+    CLOSING = "closing"  # refused; what still comes is thrown away
 
 
 class Express(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_eof", "_have", "_lane", "_need", "_plan", "_processing",
-        "_query", "_reading", "_reserved", "_writable", "phase", "since", "stalled",
-        "transport",
+        "_buffer", "_chunks", "_have", "_lane", "_need", "_plan", "_processing", "_query",
+        "_reading", "_reserved", "_unsent", "_writable", "eof", "phase", "since",
+        "stalled", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -63,8 +77,9 @@ class Express(asyncio.Protocol):
         # Per connection.
         self._reading = True
         self._writable = True
-        self._eof = False
+        self.eof = False  # the client will send no more
         self.stalled = 0  # tick since when the client takes nothing
+        self._unsent = 0  # bytes of answers that waited for it then
         # Per request.
         self.phase = Phase.HEAD  # one who connects and says nothing is soon let go
         self.since = 0  # tick at which the phase began
@@ -83,7 +98,8 @@ class Express(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.since = self._lane.tick
         if not self._lane.add(self):
-            self._respond_error(Overloaded("too many connections"), close=True)
+            full = Overloaded("too many connections")
+            self._refuse(_shutting_down() if self._lane.draining else full)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lane.remove(self)
@@ -94,6 +110,9 @@ class Express(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._need:
+            if not self._reserve(len(data)):
+                self._refuse(_too_many_bytes())
+                return
             self._chunks.append(data)
             self._have += len(data)
             if self._have < self._need:
@@ -104,22 +123,33 @@ class Express(asyncio.Protocol):
             data = self._buffer + data
             self._buffer = b""
         if self.phase is Phase.ANSWERING or not self._writable:
-            self._buffer = data
-            if len(data) > PIPELINE_BYTES and self._reading:
-                self._reading = False
-                self.transport.pause_reading()
+            self._keep(data)
             return
         self._process(data)
 
+    def _keep(self, data: bytes) -> None:
+        """Bytes that have to wait behind an answer."""
+        if self.phase is Phase.CLOSING:
+            return
+        self._buffer = data
+        if len(data) > PIPELINE_BYTES and self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
     def eof_received(self) -> bool:
-        self._eof = True
-        return self.phase is Phase.ANSWERING
+        self.eof = True
+        if self.phase is Phase.CLOSING:
+            return False
+        return self.phase is Phase.ANSWERING or not self._writable
 
     def pause_writing(self) -> None:
         self._writable = False
         self.stalled = self._lane.tick
+        self._unsent = self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
+        if self.phase is Phase.CLOSING:
+            return
         self._writable = True
         if self.phase is not Phase.ANSWERING and not self._processing:
             self._continue()
@@ -141,7 +171,7 @@ class Express(asyncio.Protocol):
                     return
                 need = end + plan.length
                 if len(data) < need:
-                    self._wait_for_body(data, need, plan)
+                    self._wait_for_body(data, need)
                     return
                 if plan.media is None:
                     answer = self._lane.api.get(plan.path)
@@ -170,21 +200,31 @@ class Express(asyncio.Protocol):
         if self._buffer:
             data, self._buffer = self._buffer, b""
             self._process(data)
-        elif self._eof:
+        if (
+            self.eof
+            and self.phase is not Phase.ANSWERING
+            and (self._writable or not self._buffer)
+        ):
+            # nothing is owed any more, and what is incomplete will stay so
             self.transport.close()
 
     def _wait_for_head(self, data: bytes) -> None:
-        if len(data) > self._lane.head_limit:
+        if data[0] not in _BEGINNINGS or b"\n\n" in data or b"\n\r\n" in data:
+            # not HTTP, or the head ended in a way that it must not: nothing to wait for
             self._hand_over(data)
+            return
+        if len(data) > self._lane.head_limit:
+            self._refuse(HeadersTooLarge(HEAD_TOO_LARGE))
             return
         self._buffer = data
         if self.phase is not Phase.HEAD:
             self._enter(Phase.HEAD)
 
-    def _wait_for_body(self, data: bytes, need: int, plan: Plan) -> None:
-        if not self._reserved and not self._reserve(plan.length):
-            self._respond_error(Overloaded("too many bytes are in flight"), close=True)
+    def _wait_for_body(self, data: bytes, need: int) -> None:
+        if not self._reserve(len(data)):
+            self._refuse(_too_many_bytes())
             return
+        self._buffer = b""
         self._chunks = [data]
         self._have, self._need = len(data), need
         if self.phase is not Phase.BODY:
@@ -194,7 +234,7 @@ class Express(asyncio.Protocol):
         self._plan = plan
         assert plan.media is not None
         if not self._reserved and not self._reserve(plan.length):
-            self._respond_error(Overloaded("too many bytes are in flight"))
+            self._respond_error(_too_many_bytes())
             return
         self.phase = Phase.ANSWERING
         try:
@@ -233,15 +273,27 @@ class Express(asyncio.Protocol):
             close = plan is None or plan.close or self._lane.draining
             self._write(status, body, {}, close)
 
-    def _respond_error(self, error: ClipperError, *, close: bool = False) -> None:
-        close = (
-            close or self._lane.draining or (self._plan is not None and self._plan.close)
-        )
+    def _respond_error(self, error: ClipperError) -> None:
+        close = self._lane.draining or (self._plan is not None and self._plan.close)
         self._write(error.status, error_answer(error), error_headers(error), close)
+
+    def _refuse(self, error: ClipperError) -> None:
+        """Answer a client that may still be sending, and hear no more of it."""
+        self._send(error.status, error_answer(error), error_headers(error), close=True)
+        self._plan = None
+        self._buffer, self._chunks, self._need = b"", [], 0
+        self._release()
+        self._writable = False  # so that nothing looks at what still comes
+        self._enter(Phase.CLOSING)
+        self.transport.write_eof()
 
     def _write(
         self, status: int, body: bytes, headers: dict[str, str], close: bool
     ) -> None:
+        self._send(status, body, headers, close)
+        self._answered(close=close)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], close: bool) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(
             b"HTTP/1.1 %d %b\r\n%b%b%bContent-Length: %d\r\n\r\n%b"
@@ -255,7 +307,6 @@ class Express(asyncio.Protocol):
                 body,
             )
         )
-        self._answered(close=close)
 
     def _answered(self, *, close: bool) -> None:
         self._query = self._plan = None
@@ -266,36 +317,59 @@ class Express(asyncio.Protocol):
         if close:
             self._buffer = b""
             self.transport.close()
-        elif not self._processing and (self._buffer or self._eof or not self._reading):
+        elif not self._processing and (self._buffer or self.eof or not self._reading):
             self._continue()
 
     # -- bounds -------------------------------------------------------------------------
 
     def overdue(self, tick: int) -> None:
         """Called once a second: end what takes too long."""
-        if not self._writable and tick - self.stalled > self._lane.write_ticks:
+        late = tick - self.since
+        if self.transport.is_closing():
+            # closed with answers unsent, which the client does not take
+            if late > self._lane.write_ticks:
+                self.transport.abort()
+        elif self.phase is Phase.CLOSING:
+            if late > LINGER_TICKS:
+                self._close()
+        elif not self._writable:
+            self._watch_reader(tick)
+        elif late > self._lane.patience[self.phase]:
+            if self.phase is Phase.BODY:
+                self._refuse(BodyTimeout("the body took too long"))
+            else:
+                self._close()
+
+    def _watch_reader(self, tick: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self.stalled = tick
+        elif tick - self.stalled > self._lane.write_ticks:
             self.transport.abort()
-            return
-        if tick - self.since <= self._lane.patience[self.phase]:
-            return
-        if self.phase is Phase.BODY:
-            self._chunks, self._need = [], 0
-            self._respond_error(BodyTimeout("the body took too long"), close=True)
-        else:
-            self.transport.close()
+        self._unsent = unsent
 
     def finish(self) -> None:
         """The server drains: idle connections close, others after their answer."""
-        if self.phase is not Phase.ANSWERING:
-            self.transport.close()
+        if self.transport.is_closing():
+            return
+        if self.phase is Phase.BODY or (self.phase is Phase.HEAD and self._buffer):
+            self._refuse(_shutting_down())
+        elif self.phase in (Phase.IDLE, Phase.HEAD):
+            self._close()
+
+    def _close(self) -> None:
+        self.since = self._lane.tick
+        self.transport.close()
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.since = self._lane.tick
 
     def _reserve(self, size: int) -> bool:
-        self._reserved = size if self._lane.reserve(size) else 0
-        return self._reserved == size
+        if not self._lane.reserve(size):
+            return False
+        self._reserved += size
+        return True
 
     def _release(self) -> None:
         self._lane.release(self._reserved)
@@ -306,3 +380,11 @@ class Express(asyncio.Protocol):
         self._release()
         self._buffer = b""
         self._lane.hand_over(self, data)
+
+
+def _too_many_bytes() -> Overloaded:
+    return Overloaded("too many bytes are in flight")
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the server is shutting down")

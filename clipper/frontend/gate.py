@@ -30,13 +30,22 @@ NPY = "application/x-npy"
 MULTIPART = "multipart/form-data"
 
 # Headers that decide something: twice means that somebody along the way may have read
-# the other one.
+# the other one. The second line decides nothing here; aiohttp refuses those twice, and
+# both lanes must agree.
 _SINGLE = frozenset(
     b"authorization content-encoding content-length content-type host origin "
+    b"content-location content-range etag max-forwards server user-agent "
     b"sec-fetch-site transfer-encoding".split()
 )
 _METHODS = frozenset({"GET", "HEAD", "POST"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+# Probes and scrapers name hosts as they like; whole paths, since `/health/../x` is none.
+_PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+# The most header lines of a request, and the bytes of its line or of one header.
+MAX_HEADERS = 64
+MAX_LINE = 8190
+HEAD_TOO_LARGE = "the request line and the headers are too large"
 
 
 class Head(NamedTuple):
@@ -65,7 +74,7 @@ def make_head(
     for raw, value in headers:
         name = raw.lower()
         repeated = repeated or (name in found and name in _SINGLE)
-        found[name] = value
+        found[name] = value.rstrip(b" \t")
     return Head(method, target, version, found, repeated)
 
 
@@ -78,7 +87,8 @@ class Gate:
         self._token = token.encode()
         self._admin = admin
         self._needs_token = settings.auth if admin else settings.require_token
-        # All mutable state: refusals for want of a right token.
+        # All mutable state: refusals for want of a right token, counted by whoever
+        # answers them, since a request may be looked at twice.
         self.unauthorized = 0
 
     def admit(self, head: Head) -> None:
@@ -89,15 +99,17 @@ class Gate:
             raise MalformedRequest("the request target must be a path")
         if head.repeated:
             raise MalformedRequest("a header that may come once came twice")
-        public = _is_public(head.target)
-        if not (public and not self._admin):
+        if b"host" not in head.headers and head.version == (1, 1):
+            raise MalformedRequest("the Host header is missing")
+        public = not self._admin and _path(head.target) in _PUBLIC
+        if not public:
             self._check_host(head)
         self._check_origin(head)
         if head.method not in _METHODS:
             if head.method == "OPTIONS":
                 raise Forbidden("requests from other origins are not allowed")
             raise MethodNotAllowed(f"use GET or POST, not {head.method[:20]}")
-        if self._needs_token and not (public and not self._admin):
+        if self._needs_token and not public:
             self._check_token(head)
 
     def check_body(self, head: Head, media_types: tuple[str, ...], limit: int) -> str:
@@ -130,10 +142,8 @@ class Gate:
     def _check_host(self, head: Head) -> None:
         # DNS rebinding: a name that somebody else owns, resolved to this machine.
         host = head.get(b"host")
-        if host is None and head.version == (1, 0):
+        if host is None:  # HTTP/1.0, which no browser speaks
             return
-        if host is None:
-            raise MalformedRequest("the Host header is missing")
         if _bare_host(host) not in self._hosts:
             raise MisdirectedRequest(
                 "this host name is not served; name it in --allowed-hosts to allow it"
@@ -157,23 +167,23 @@ class Gate:
         scheme, _, given = (head.get(b"authorization") or "").partition(" ")
         right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token)
         if scheme.lower() != "bearer" or not right:
-            self.unauthorized += 1
             raise Unauthorized(
                 "send the header 'Authorization: Bearer TOKEN' with the token from the "
                 "file admin-token of the server's data directory"
             )
 
 
-def _is_public(target: str) -> bool:
-    path = target.partition("?")[0]
-    return path.startswith("/health/") or path.rstrip("/") == "/metrics"
+def _path(target: str) -> str:
+    return target.partition("?")[0].removesuffix("/")
 
 
 def _bare_host(value: str) -> str:
-    """The host without its port, in lower case; [::1] keeps its brackets."""
+    """The host without its port, in lower case; IPv6 addresses have brackets."""
     value = value.strip().lower()
     if value.startswith("["):
         return value.partition("]")[0] + "]"
+    if value.count(":") > 1:  # an address as one may write it in a setting
+        return f"[{value}]"
     return value.partition(":")[0]
 
 

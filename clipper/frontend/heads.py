@@ -13,7 +13,15 @@ from typing import NamedTuple
 import httptools
 
 from clipper.errors import ClipperError
-from clipper.frontend.gate import JSON, MSGPACK, NPY, Gate, make_head
+from clipper.frontend.gate import (
+    JSON,
+    MAX_HEADERS,
+    MAX_LINE,
+    MSGPACK,
+    NPY,
+    Gate,
+    make_head,
+)
 
 _PREDICT = re.compile(r"/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/predict/?(?:\?([!-~]*))?")
 _GET = re.compile(r"/[A-Za-z0-9._/-]{0,80}")
@@ -65,6 +73,9 @@ class Heads:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeError):
             return None
         if not parsed.complete or parser.get_http_version() != "1.1":
+            return None
+        # within these bounds the other lane would take it as well
+        if len(raw) > MAX_LINE or len(parsed.headers) > MAX_HEADERS:
             return None
         method = parser.get_method().decode("ascii")
         head = make_head(method, target, (1, 1), parsed.headers)

@@ -33,6 +33,7 @@ class Lane:
             Phase.HEAD: limits.head_seconds,
             Phase.BODY: limits.body_seconds,
             Phase.ANSWERING: float("inf"),
+            Phase.CLOSING: float("inf"),  # LINGER_TICKS
         }
         self._limits = limits
         self._web_handler = web_handler
@@ -57,12 +58,12 @@ class Lane:
         return Express(self)
 
     def add(self, connection: Express) -> bool:
-        """Count a connection in; false if there is no room for it."""
+        """Count a connection in; false if there is no room for it, or no time left."""
         room = len(self.connections) + self.handed_over < self._limits.connections
         self.connections.add(connection)
         if self._timer is None:
             self._arm()
-        return room
+        return room and not self.draining
 
     def remove(self, connection: Express) -> None:
         self.connections.discard(connection)
@@ -78,6 +79,9 @@ class Lane:
         handler.connection_made(transport)
         transport.set_protocol(handler)
         handler.data_received(data)
+        if connection.eof and not handler.eof_received():
+            transport.close()
+        connection.eof = False
 
     def reserve(self, size: int) -> bool:
         """Count the bytes of a body in; false if too many are in flight."""
@@ -118,7 +122,7 @@ class Lane:
         """One timer for the time limits of all connections; none while there are none."""
         self._timer = None
         self.tick += 1
-        for connection in list(self.connections):
-            connection.overdue(self.tick)
         if self.connections:
             self._arm()
+        for connection in list(self.connections):
+            connection.overdue(self.tick)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import resource
+import socket
 from collections.abc import Callable
 
 import msgspec
@@ -37,7 +39,8 @@ class Ports:
         query_gate = Gate(settings, engine.token, admin=False)
         admin_gate = Gate(settings, engine.token, admin=True)
         api = QueryApi(engine)
-        routes = QueryRoutes(api, query_gate, limits, Exposition(engine))
+        metrics = Exposition(engine, query_gate)
+        routes = QueryRoutes(api, query_gate, limits, metrics)
         self._settings = settings
         self._web = WebLane(
             routes.application(), limits, on_connection=self._count_handed_over
@@ -46,7 +49,7 @@ class Ports:
             AdminRoutes(engine, admin_gate, limits, on_drain=on_drain).application(), limits
         )
         self.lane = Lane(api, Heads(query_gate, limits.body), limits, self._web.handler)
-        routes.lane = self.lane
+        routes.lane = metrics.lane = self.lane
         # All mutable state: the listening sockets and their real port numbers.
         self._servers: list[asyncio.Server] = []
         self.port = self.admin_port = 0
@@ -70,10 +73,14 @@ class Ports:
         """Close idle connections at once and the others after their answers."""
         self.stop_listening()
         self.lane.drain()
-        await self.lane.wait_closed(seconds)
-        await self._web.stop(seconds)
-        await self._admin.stop(seconds)
-        self.lane.close()
+        try:
+            await asyncio.gather(
+                self.lane.wait_closed(seconds),
+                self._web.stop(seconds),
+                self._admin.stop(seconds),
+            )
+        finally:
+            self.lane.close()
 
     async def _listen(
         self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
@@ -84,11 +91,22 @@ class Ports:
         except OSError as error:
             raise ConfigError(_why_not(host, port, error)) from None
         self._servers.append(server)
+        for listening in server.sockets:
+            _bound_unread(listening.fileno(), self._settings.limits.write_seconds)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     def _count_handed_over(self, change: int) -> None:
         self.lane.handed_over += change
+
+
+def _bound_unread(descriptor: int, seconds: float) -> None:
+    """Have the system end connections whose client takes nothing of what was sent for
+    this long. Accepted sockets inherit it; Linux only."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None:
+        with socket.socket(fileno=os.dup(descriptor)) as listening:
+            listening.setsockopt(socket.IPPROTO_TCP, option, math.ceil(seconds * 1000))
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 from aiohttp import web
 
 from clipper.config import Limits
-from clipper.errors import MethodNotAllowed, NotFound, Overloaded
+from clipper.errors import Overloaded
 from clipper.frontend.answers import batch_answer, prediction_answer
-from clipper.frontend.api import QueryApi
+from clipper.frontend.api import QueryApi, no_application
 from clipper.frontend.exposition import Exposition
 from clipper.frontend.gate import Gate
 from clipper.frontend.heads import PREDICT_MEDIA
@@ -20,12 +19,12 @@ from clipper.frontend.web import (
     HEAD,
     SAFE_HEADERS,
     LaneHandler,
+    ignore_expectation,
     json_response,
     middleware,
     read_body,
 )
 from clipper.query import BatchQuery, Query
-from clipper.values import NAME
 
 
 class QueryRoutes:
@@ -44,37 +43,50 @@ class QueryRoutes:
         application = web.Application(
             middlewares=[middleware(self._gate)], client_max_size=self._limits.body
         )
-        application.router.add_get("/metrics", self.metrics)
-        application.router.add_get("/openapi.json", self.openapi)
-        application.router.add_get("/docs", self.docs)
-        application.router.add_route("*", "/{path:.*}", self.other)
+        for path, handler in (
+            ("/health/live", self.known),
+            ("/health/ready", self.known),
+            ("/metrics", self.metrics),
+            ("/openapi.json", self.openapi),
+            ("/docs", self.docs),
+            ("/{app}", self.known),
+        ):
+            for spelling in (path, f"{path}/"):
+                application.router.add_get(
+                    spelling, handler, expect_handler=ignore_expectation
+                )
+        for spelling in ("/{app}/predict", "/{app}/predict/"):
+            application.router.add_post(
+                spelling, self.predict, expect_handler=ignore_expectation
+            )
         return application
 
-    async def other(self, request: web.Request) -> web.StreamResponse:
-        """Predictions, and the GETs that the hot lane knows."""
-        path = request.path.rstrip("/") or "/"
-        match = re.fullmatch(r"/([^/]+)/predict", path)
-        if match is not None and NAME.fullmatch(match[1]):
-            if request.method != "POST":
-                raise MethodNotAllowed("this route takes POST")
-            return await self._predict(request, match[1])
-        answer = self._api.get(path)
+    async def known(self, request: web.Request) -> web.StreamResponse:
+        """The GETs that the hot lane answers as well."""
+        answer = self._api.get(request.path.removesuffix("/"))
         if answer is None:
-            raise NotFound("there is no such route")
-        if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed("this route takes GET")
+            raise no_application(request.match_info.get("app", ""))
         return json_response(*answer)
 
-    async def _predict(self, request: web.Request, name: str) -> web.StreamResponse:
-        media = self._gate.check_body(request[HEAD], PREDICT_MEDIA, self._limits.body)
-        reserved = request.content_length or self._limits.body
-        if not self.lane.reserve(reserved):
-            raise Overloaded("too many bytes are in flight")
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        head = request[HEAD]
+        media = self._gate.check_body(head, PREDICT_MEDIA, self._limits.body)
+        lane, reserved = self.lane, 0
+
+        def count(size: int) -> None:
+            nonlocal reserved
+            if not lane.reserve(size):
+                raise Overloaded("too many bytes are in flight")
+            reserved += size
+
         try:
-            body = await read_body(request, self._limits.body, self._limits.body_seconds)
+            limits = self._limits
+            body = await read_body(request, limits.body, limits.body_seconds, count)
+            # as it was sent, because the parameters are decoded where they are used
+            parameters = head.target.partition("?")[2]
             waiting = Waiting()
             waiting.query = self._api.predict(
-                name, media, body, request.query_string, waiting
+                request.match_info["app"], media, body, parameters, waiting
             )
             handler = request.protocol
             assert isinstance(handler, LaneHandler)
@@ -84,19 +96,25 @@ class QueryRoutes:
             finally:
                 handler.waiting = None
         finally:
-            self.lane.release(reserved)
+            lane.release(reserved)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        content_type, body = self._metrics.render(request.headers.get("Accept", ""))
+        content_type, pieces = self._metrics.pieces(request.headers.get("Accept", ""))
+        parts = []
+        for piece in pieces:
+            parts.append(piece)
+            await asyncio.sleep(0)  # queries go first
         return web.Response(
-            body=body, headers={"Content-Type": content_type, **SAFE_HEADERS}
+            body=b"".join(parts), headers={"Content-Type": content_type, **SAFE_HEADERS}
         )
 
     async def openapi(self, request: web.Request) -> web.StreamResponse:
         return json_response(200, openapi_document())
 
     async def docs(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(body=DOCS_PAGE, content_type="text/html", charset="utf-8")
+        return web.Response(
+            body=DOCS_PAGE, content_type="text/html", charset="utf-8", headers=SAFE_HEADERS
+        )
 
 
 class Waiting:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from aiohttp import http_parser, web
+from aiohttp import HttpVersion11, http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from clipper.config import Limits
@@ -19,19 +20,32 @@ from clipper.errors import (
     BodyTimeout,
     ClipperError,
     HeadersTooLarge,
+    HTTPVersionNotSupported,
     MalformedRequest,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
 )
 from clipper.frontend.answers import error_answer
-from clipper.frontend.gate import Gate, Head, error_headers, make_head
+from clipper.frontend.gate import (
+    HEAD_TOO_LARGE,
+    MAX_HEADERS,
+    MAX_LINE,
+    Gate,
+    Head,
+    error_headers,
+    make_head,
+)
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HEAD: web.RequestKey[Head] = web.RequestKey("head", Head)
+HEAD_LIMIT: web.AppKey[int] = web.AppKey("head_limit", int)  # bytes of a request's head
+
+# After these it is not sure where the next request would begin.
+_DOUBTFUL = (MalformedRequest, HeadersTooLarge, HTTPVersionNotSupported)
 
 # A wrong token is answered this much later, so that guessing is slow.
 UNAUTHORIZED_DELAY = 0.2
@@ -60,12 +74,16 @@ class WebLane:
             "lingering_time": 1.0,
             "access_log": None,
             "auto_decompress": False,
-            "max_line_size": min(8190, limits.head),
-            "max_field_size": min(8190, limits.head),
-            "max_headers": 64,
+            "max_line_size": min(MAX_LINE, limits.head),
+            "max_field_size": min(MAX_LINE, limits.head),
+            "max_headers": MAX_HEADERS,
         }
+        application.on_response_prepare.append(self._finish_headers)
+        application[HEAD_LIMIT] = limits.head
         self._runner = web.AppRunner(application, handle_signals=False, **self._options)
         self._on_connection = on_connection
+        # All mutable state beside aiohttp's own: whether the server drains.
+        self._stopping = False
 
     async def start(self) -> None:
         await self._runner.setup()
@@ -83,11 +101,19 @@ class WebLane:
 
     async def stop(self, seconds: float) -> None:
         """Finish the requests under way, within the bound, and close all connections."""
+        self._stopping = True
         server = self._runner.server
         if server is not None:
             server.pre_shutdown()
             await server.shutdown(seconds)
         await self._runner.cleanup()
+
+    async def _finish_headers(
+        self, request: web.Request, response: web.StreamResponse
+    ) -> None:
+        response.headers.pop("Server", None)
+        if self._stopping:
+            response.headers["Connection"] = "close"
 
 
 class Abandonable(Protocol):
@@ -99,13 +125,14 @@ class Abandonable(Protocol):
 class LaneHandler(RequestHandler):
     """aiohttp's connection, with our errors, and a query that ends with its client."""
 
-    __slots__ = ("_on_connection", "waiting")
+    __slots__ = ("_half_closed", "_on_connection", "waiting")
 
     def __init__(
         self, *args: Any, on_connection: Callable[[int], None] | None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._on_connection = on_connection
+        self._half_closed = False
         self.waiting: Abandonable | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -121,6 +148,31 @@ class LaneHandler(RequestHandler):
             self.waiting = None
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that only stopped sending still gets the answers it is owed; one
+        whose request is incomplete is gone."""
+        request = self._current_request
+        waiting = self._waiter is not None and not self._waiter.done()
+        self._half_closed = (
+            self._request_count > 0
+            and not waiting
+            and (request is None or request.content.is_eof())
+            and all(payload.is_eof() for _, payload in self._messages)
+        )
+        return self._half_closed
+
+    async def finish_response(
+        self,
+        request: web.BaseRequest,
+        resp: web.StreamResponse,
+        start_time: float | None,
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # raised outside our middleware
+            resp = _refusal(request, _translated(resp))
+        if self._half_closed and not self._messages:
+            self.close()
+        return await super().finish_response(request, resp, start_time)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -130,19 +182,32 @@ class LaneHandler(RequestHandler):
     ) -> web.StreamResponse:
         """The answer where no handler could give one; the connection closes."""
         if status == 400:
-            text = str(exc)
-            too_large = "too large" in text.lower() or "more than" in text.lower()
+            text = str(exc).lower()
             error: ClipperError = (
-                HeadersTooLarge("the request line or the headers are too large")
-                if too_large or "LineTooLong" in type(exc).__name__
+                HeadersTooLarge(HEAD_TOO_LARGE)
+                if isinstance(exc, LineTooLong) or "too many headers" in text
                 else MalformedRequest("the request is not valid HTTP/1.1")
             )
         else:
             logger.error("a request failed", exc_info=exc)
             error = ClipperError("the server failed on this request")
-        response = error_response(error)
+        response = _Unnamed(
+            status=error.status,
+            body=error_answer(error),
+            content_type="application/json",
+            headers=SAFE_HEADERS,
+        )
         response.force_close()
         return response
+
+
+class _Unnamed(web.Response):
+    """An answer to what was no request, where the application's hooks do not run: it
+    does not name the software by itself."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.pop("Server", None)
 
 
 def error_response(error: ClipperError) -> web.Response:
@@ -175,40 +240,88 @@ def middleware(gate: Gate) -> Any:
             return await handler(request)
         except ClipperError as error:
             if error.status == 401:
+                gate.unauthorized += 1
                 await asyncio.sleep(UNAUTHORIZED_DELAY)
-            response = error_response(error)
-            if not request.content.at_eof():
-                response.force_close()
-            return response
-        except web.HTTPNotFound:
-            return error_response(NotFound("there is no such route"))
-        except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            response = error_response(MethodNotAllowed(f"this route takes {allowed}"))
-            response.headers["Allow"] = allowed
-            return response
-        except web.HTTPRequestEntityTooLarge:
-            return error_response(PayloadTooLarge("the body is too large"))
+            return _refusal(request, error)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return _refusal(request, _translated(error))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
-            logger.exception("a request to %s failed", request.path)
-            return error_response(ClipperError("the server failed on this request"))
+            logger.exception("a request to %.200r failed", request.path)
+            return _refusal(request, ClipperError("the server failed on this request"))
 
     return guarded
 
 
 def _head_of(request: web.Request) -> Head:
+    size = len(request.raw_path) + sum(len(n) + len(v) for n, v in request.raw_headers)
+    if size > request.app[HEAD_LIMIT]:
+        raise HeadersTooLarge(HEAD_TOO_LARGE)
     version = (request.version.major, request.version.minor)
     return make_head(request.method, request.raw_path, version, request.raw_headers)
 
 
-async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
-    """The whole body, bounded in size and time."""
+def _translated(error: web.HTTPException) -> ClipperError:
+    """aiohttp's refusals as ours."""
+    match error:
+        case web.HTTPNotFound():
+            return NotFound("there is no such route")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return MethodNotAllowed(f"this route takes {allowed}")
+        case web.HTTPRequestEntityTooLarge():
+            return PayloadTooLarge("the body is too large")
+        case _:
+            return MalformedRequest("the server cannot do what this request asks for")
+
+
+def _refusal(request: web.BaseRequest, error: ClipperError) -> web.Response:
+    """An error as an answer. The connection ends where what follows is in doubt, or is
+    the rest of a body that nobody wants."""
+    response = error_response(error)
+    if error.status == 405:
+        response.headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
+    if isinstance(error, _DOUBTFUL) or not request.content.at_eof():
+        response.force_close()
+    return response
+
+
+def _allowed_methods(request: web.BaseRequest) -> Iterable[str]:
+    """The methods of the route, also where the gate refused before it was looked for."""
+    found = request.match_info.http_exception if isinstance(request, web.Request) else None
+    if isinstance(found, web.HTTPMethodNotAllowed):
+        return found.allowed_methods
+    return ("GET", "HEAD", "POST")
+
+
+async def ignore_expectation(request: web.Request) -> None:
+    """For routes that use read_body: it asks for the body when the request turned out
+    to be welcome, instead of aiohttp for every request."""
+
+
+async def _ask_for_body(request: web.Request) -> None:
+    expected = request.headers.get("Expect", "").lower() == "100-continue"
+    if expected and request.version == HttpVersion11 and not request.content.total_bytes:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # this was no part of the answer
+
+
+async def read_body(
+    request: web.Request,
+    limit: int,
+    seconds: float,
+    count: Callable[[int], None] = lambda size: None,
+) -> bytes:
+    """The whole body, bounded in size and time. `count` is told the bytes as they come
+    and may raise."""
     parts: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(seconds):
+            await _ask_for_body(request)
             while True:
                 part = await request.content.readany()
                 if not part:
@@ -216,8 +329,9 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
                 size += len(part)
                 if size > limit:
                     raise PayloadTooLarge(f"the body may have at most {limit} bytes")
+                count(len(part))
                 parts.append(part)
     except TimeoutError:
         raise BodyTimeout("the body took too long") from None
-    except (web.RequestPayloadError, ValueError) as error:
+    except (web.RequestPayloadError, HttpProcessingError, ValueError) as error:
         raise MalformedRequest("the body is not valid HTTP/1.1") from error

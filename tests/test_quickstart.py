@@ -98,6 +98,16 @@ def shell(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@contextlib.contextmanager
+def shell_server(ports: dict[str, int]) -> Iterator[subprocess.Popen[bytes]]:
+    """`clipper serve` in the foreground; it must end by itself inside the block."""
+    flags = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items()]
+    command = [sys.executable, "-m", "clipper", "serve", *flags]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        yield process
+        assert process.wait(20) == 0
+
+
 # -- the quick start -------------------------------------------------------------------
 
 
@@ -188,6 +198,21 @@ async def test_two_that_start_at_once(ports: dict[str, int]) -> None:
         begun = await asyncio.gather(one.start(ephemeral=True), other.start(ephemeral=True))
         assert sorted(begun) == [False, True]
         assert await one.get_all_apps() == await other.get_all_apps() == []
+
+
+def test_start_waits_for_a_server_that_is_starting(ports: dict[str, int]) -> None:
+    def zeros(xs: Any) -> list[int]:
+        return [0 for x in xs]
+
+    with contextlib.closing(Clipper(**ports)) as clipper:
+        clipper.start()
+        clipper.deploy_predict_function("m", 1, zeros, "doubles")
+        clipper.stop()
+        with shell_server(ports):
+            wait_until(lambda: runtime.find(ports["port"]))
+            clipper.start()  # no second server
+            assert len(runtime.find_all()) == 1
+            clipper.stop()
 
 
 def test_what_was_registered_and_deployed_outlives_a_restart(
@@ -387,7 +412,10 @@ def test_a_session_at_the_shell(ports: dict[str, int], tmp_path: Path) -> None:
     )
     at = f"--port={ports['port']}"
     started = shell("start", at, f"--admin-port={ports['admin_port']}", "--ephemeral")
-    assert started.stdout == f"✓ Clipper is running at http://127.0.0.1:{ports['port']}\n"
+    said, log = started.stdout.splitlines()
+    assert said == f"✓ Clipper is running at http://127.0.0.1:{ports['port']}"
+    log_file = Path(log.removeprefix("  its log is "))
+    assert " is running" in log_file.read_text()
     assert "was running already" in shell("start", at).stdout
     shell("register", "a", "--model", "total", at)
     deployed = shell("deploy", "shell_models:total", "--example", "[1.5]", at)
@@ -410,6 +438,7 @@ def test_a_session_at_the_shell(ports: dict[str, int], tmp_path: Path) -> None:
     assert "already exists" in refused.stderr
     assert shell("delete", "a", at).stdout == "✓ a is deleted\n"
     assert shell("stop", at).stdout == "✓ Clipper has stopped\n"
+    assert not log_file.exists()
     assert shell("stop", at).stdout == f"No server runs at port {ports['port']}.\n"
     assert "No Clipper server answers" in shell("apps", at, code=3).stderr
 

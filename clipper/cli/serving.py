@@ -120,20 +120,23 @@ def _log_to(log_file: str | None, level: int) -> None:
 @admin_port_option
 def start(data_dir: str | None, ephemeral: bool, port: int, admin_port: int) -> None:
     """Start a server in the background, unless one runs."""
+    import asyncio
+
+    from clipper import runtime
     from clipper.client import AsyncClipper
 
-    async def work() -> tuple[bool, str]:
+    async def work() -> tuple[bool, str, int]:
         clipper = AsyncClipper(port=port, admin_port=admin_port, data_dir=data_dir)
         try:
             begun = await clipper.start(ephemeral=ephemeral)
-            return begun, clipper.query_url
+            return begun, clipper.query_url, clipper.port
         finally:
             await clipper.close()
 
-    import asyncio
-
-    begun, url = asyncio.run(work())
+    begun, url, bound = asyncio.run(work())
     done(f"Clipper {'is running' if begun else 'was running already'} at {url}")
+    if begun:
+        click.echo(f"  its log is {runtime.log_path(bound)}")
 
 
 @click.command()

@@ -73,7 +73,7 @@ class AsyncClipper:
 
         Waits at most `timeout` seconds for it to be ready, and leaves it running when
         this program ends. With `ephemeral` it keeps nothing on disk. Port 0 takes any
-        free port.
+        free port. Raises ServerUnreachable with the server's last lines if it fails.
         """
         started = await start_server(self._transport, ephemeral=ephemeral, seconds=timeout)
         self._started = started or self._started

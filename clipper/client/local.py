@@ -37,11 +37,11 @@ async def start_server(
             f"start() starts a server on this machine, not on {address.host}; "
             "run `clipper serve` there"
         )
-    if address.port and await is_ready(transport):
+    deadline = monotonic() + seconds
+    if address.port and await _is_there(transport, deadline):
         return None
     log = _log_file(address.port)
     process = _spawn(address, ephemeral, log)
-    deadline = monotonic() + seconds
     try:
         return await _wait_ready(transport, process, log, deadline)
     except asyncio.CancelledError:
@@ -65,6 +65,8 @@ async def stop_server(port: int, *, seconds: float) -> bool:
             f"the server at port {port} (process {found.pid}) has not ended "
             f"after {seconds:g} s; it may still be answering its last queries"
         )
+    if found.data_dir is None:  # it was to leave nothing behind
+        runtime.log_path(port).unlink(missing_ok=True)
     return True
 
 
@@ -77,6 +79,21 @@ async def is_ready(transport: Transport) -> bool:
     except (ClipperError, TimeoutError):  # nobody, or another, or starting, or draining
         return False
     return isinstance(body, dict) and "status" in body
+
+
+async def _is_there(transport: Transport, deadline: float) -> bool:
+    """Whether there is a ready server; waits for one that is just starting."""
+    port = transport.address.port
+    while not await is_ready(transport):
+        found = runtime.find(port)
+        if found is None:
+            return False
+        if monotonic() >= deadline:
+            raise ServerUnreachable(
+                f"The server at port {port} (process {found.pid}) is not ready yet."
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
 
 
 # -- starting --------------------------------------------------------------------------
@@ -118,6 +135,7 @@ async def _wait_ready(
     found = runtime.find_process(process.pid)
     if found is not None:
         transport.address.port, transport.address.admin_port = found.port, found.admin_port
+        os.replace(log, log := runtime.log_path(found.port))
     while process.poll() is None and monotonic() < deadline:
         if found is not None and await is_ready(transport):
             return found

@@ -139,7 +139,7 @@ class Clipper:
 
         Waits at most `timeout` seconds for it to be ready, and leaves it running when
         this program ends. With `ephemeral` it keeps nothing on disk. Port 0 takes any
-        free port.
+        free port. Raises ServerUnreachable with the server's last lines if it fails.
         """
         self._run(self._client.start(ephemeral=ephemeral, timeout=timeout))
         _say("Clipper is running")

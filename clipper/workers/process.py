@@ -25,6 +25,7 @@ USE_PIDFD = hasattr(os, "pidfd_open")
 USE_PARENT_DEATH_SIGNAL = sys.platform == "linux"
 
 _READ = 64 * 1024  # bytes of output taken per turn of the loop: all a pipe holds
+_MOST_DESCENDANTS = 1000
 _FIRST_POLL, _LAST_POLL = 0.001, 0.25  # seconds between looks where there is no pidfd
 
 
@@ -174,6 +175,13 @@ class WorkerProcess:
         if self._pidfd < 0 and self._poll is None and not self.exited.is_set():
             self._poll = self._loop.call_later(_FIRST_POLL, self._look, _FIRST_POLL)
 
+    def _has_ended(self) -> bool:
+        """Whether it has ended; where possible its status stays to be collected."""
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return self._popen.poll() is not None
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, flags) is not None
+
     def _look(self, delay: float) -> None:
         self._poll = None
         if not self._collect():
@@ -183,9 +191,10 @@ class WorkerProcess:
     def _collect(self) -> bool:
         """Take the exit status if there is one, after the rest of the group was killed:
         while the status waits, its process id cannot belong to anyone else."""
-        if not _has_ended(self.pid):
+        if not self._has_ended():
             return False
-        self._signal_group(signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         if self._popen.poll() is None:
             return False
         if self._pidfd >= 0:
@@ -199,20 +208,18 @@ class WorkerProcess:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Processes it started, and theirs, where the system tells (Linux)."""
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, path.read_text().split())
-    for child in found[:]:
-        found += _descendants(child)
-    return found
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether a child of ours has ended; its status stays to be collected."""
-    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, pid, flags) is not None
+    """Processes it started, and theirs, where the system tells (Linux); not without end,
+    since this runs on the event loop."""
+    found, level = [pid], [pid]
+    while level and len(found) < _MOST_DESCENDANTS:
+        below: list[int] = []
+        for parent in level:
+            for path in Path(f"/proc/{parent}/task").glob("*/children"):
+                with suppress(OSError):
+                    below += map(int, path.read_text().split())
+        found += below
+        level = below
+    return found[1:]
 
 
 def _command(fd: int, memory_limit: int | None) -> list[str]:

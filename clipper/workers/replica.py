@@ -36,7 +36,7 @@ _DETAIL = 16_000  # characters of output that go with a failure
 
 _DIED = "the model's worker process died"
 _BROKE = "the model's worker answered with something else than an answer"
-_HUNG = "the model took too long and its worker was restarted"
+_HUNG = "the model took too long and its worker was stopped"
 _STOPPED = "the worker was stopped before it could answer"
 _RETURNED = "the worker ended before it began with the batch"
 
@@ -140,15 +140,15 @@ class Replica:
         self._rows += batch.rows
         self._busy += batch.seconds
         if self.state is _S.READY:
-            self._tell_room()
+            self._tell(self._on_room)
         elif not self.in_flight:
             self._wake_drain()
 
-    def _tell_room(self) -> None:
+    def _tell(self, callback: Callable[[], None]) -> None:
         try:
-            self._on_room()
-        except Exception:  # the worker is innocent of it
-            logger.exception("the callback for room raised")
+            callback()
+        except Exception:  # neither the worker nor its other batches may suffer from it
+            logger.exception("a callback of %r raised", self)
 
     def told(self, message: wire.Message) -> None:
         if self._reply is not None and not self._reply.done():
@@ -199,7 +199,7 @@ class Replica:
             self._move(_S.EXAMPLE)
             await self._run_example(self.spec.example, report)
         self._move(_S.READY)
-        self._tell_room()
+        self._tell(self._on_room)
 
     async def _load(self, blob: bytes, report: Report) -> None:
         self._check_alive()
@@ -335,7 +335,7 @@ class Replica:
         batches = self._channel.close()
         if self._process is not None:
             self._process.kill()
-        self._on_end(self)
+        self._tell(lambda: self._on_end(self))
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(ReplicaFailed(self.reason, self.detail))
         failure = BatchFailure(kind, cause, self.detail)

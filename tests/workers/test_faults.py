@@ -174,7 +174,7 @@ async def test_a_worker_that_answers_twice_is_killed(start_worker: StartWorker) 
     await eventually(lambda: worker.replica.state is ReplicaState.FAILED)
 
 
-QUICK = Patience(hang_floor=0.2, hang_ceiling=0.3)
+QUICK = Patience(hang_floor=0.4, hang_ceiling=0.5)
 
 
 def hang(xs: Any) -> Any:
@@ -200,7 +200,7 @@ async def test_a_hang_is_ended_with_its_stack(start_worker: StartWorker, how: st
     loop = asyncio.get_running_loop()
     begin = loop.time()
     failure = await check_died(worker, worker.send(how), worker.send("other"))
-    assert 0.2 < loop.time() - begin < 2
+    assert 0.4 < loop.time() - begin < 2
     assert failure.kind is FailureKind.HUNG
     assert "in hang" in failure.detail  # the stack names the function
     assert worker.replica.reason.startswith("a batch ran for 0.")
@@ -219,7 +219,7 @@ async def test_a_stall_of_our_own_kills_nobody(start_worker: StartWorker) -> Non
     worker = await start_worker(hang, InputType.STRINGS, patience=QUICK)
     finished = worker.send("fine")
     await asyncio.sleep(0)  # the frame is out
-    time.sleep(0.8)  # noqa: ASYNC251
+    time.sleep(1.0)  # noqa: ASYNC251
     assert await finished == [b'"fine"']
     assert await worker.call("again") == [b'"again"']
 
@@ -300,3 +300,16 @@ def test_a_killed_server_leaves_no_workers(loop: str, busy: str, kernel: str) ->
         time.sleep(0.005)
     if is_running(grandchild):
         os.kill(grandchild, signal.SIGKILL)
+
+
+async def test_an_owner_whose_callback_raises_costs_no_batch(
+    start_worker: StartWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(replica: Any) -> None:
+        raise ValueError("not my day")
+
+    worker = await start_worker(sleep_or_echo, InputType.STRINGS, on_end=fail)
+    first, second = await fall_asleep(worker)
+    os.kill(worker.replica.pid or 0, signal.SIGKILL)
+    await check_died(worker, first, second)
+    assert "not my day" in caplog.text

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,22 @@ async def test_settings_of_the_process(start_worker: StartWorker) -> None:
         "main": True,
         "cwd": os.getcwd(),
     }
+
+
+async def test_the_working_directory_shadows_nothing(
+    start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use(xs: Any) -> Any:
+        import found_beside_the_server  # type: ignore[import-not-found]
+
+        return [found_beside_the_server.ANSWER]
+
+    for name in ("numpy", "msgspec", "clipper", "random"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "found_beside_the_server.py").write_text("ANSWER = 42")
+    monkeypatch.chdir(tmp_path)
+    worker = await start_worker(use)
+    assert await worker.call([1.0]) == [b"42"]
 
 
 def test_a_worker_whose_parent_is_gone_leaves() -> None:

@@ -172,10 +172,10 @@ class Server:
             forced.cancel()
             if not work.done():
                 work.cancel()
-            (outcome,) = await asyncio.gather(work, return_exceptions=True)
-        if isinstance(outcome, Exception):
+            await asyncio.gather(work, return_exceptions=True)
+        if not work.cancelled() and (error := work.exception()) is not None:
             # the steps after this one must not be left out for it
-            logger.error("a step of stopping failed", exc_info=outcome)
+            logger.error("a step of stopping failed", exc_info=error)
 
     # -- models and applications --------------------------------------------------------
 

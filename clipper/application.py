@@ -36,6 +36,8 @@ from clipper.values import ModelId, Output, Prediction, RowError
 
 NOBODY = Subject()
 
+GONE = RowError("unavailable", "The application was deleted")
+
 # The class of the error that a failed query becomes where there is no default output.
 _ERRORS: dict[str, type[ClipperError]] = {
     "deadline_exceeded": DeadlineExceeded,
@@ -133,7 +135,7 @@ class Application:
 
     def close(self) -> None:
         """Settle what waits; the application is gone."""
-        self.deadlines.close()
+        self.deadlines.close(GONE)
 
     # -- the way of a query -------------------------------------------------------------
 
@@ -149,7 +151,9 @@ class Application:
         """Ask for one prediction. The receiver is told once, perhaps before this
         returns. `deadline_ms` may only shorten the SLO."""
         arrived = self._now()
-        deadline = arrived + self._budget(deadline_ms)
+        deadline = arrived + (
+            self.slo if deadline_ms is None else self._budget(deadline_ms)
+        )
         model, stamp = self._choose(subject, version)
         query = Query(self, receiver, stamp, arrived, deadline)
         if model is None or not model.connected:
@@ -183,8 +187,6 @@ class Application:
         model, batch = self._begin_batch(len(rows), receiver, subject, version, deadline_ms)
         if model is None:
             return batch
-        if not rows:
-            batch.finish()
         for index, row in enumerate(rows):
             waiter = RowWaiter(batch, index)
             if not (cache and self.record.cache):
@@ -239,6 +241,9 @@ class Application:
         if model is None or not model.connected:
             for index in range(rows):
                 batch.row_done(index, NO_MODEL)
+            model = None
+        if not rows:
+            batch.finish()
             model = None
         return model, batch
 

@@ -16,6 +16,7 @@ from itertools import count
 from typing import Protocol
 
 from clipper.clock import Clock
+from clipper.values import RowError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Expiring(Protocol):
     deadline: float
     settled: bool
 
-    def expire(self) -> None: ...
+    def expire(self, error: RowError = ...) -> None: ...
 
 
 class Timer(Protocol):
@@ -79,8 +80,8 @@ class Deadlines:
             self._timer.cancel()
             self._arm(query.deadline)
 
-    def close(self) -> None:
-        """Expire everything at once; for an application that is deleted."""
+    def close(self, error: RowError) -> None:
+        """Expire everything at once with that error; for an application that is gone."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -89,7 +90,7 @@ class Deadlines:
         self._heap.clear()
         for query in waiting:
             if not query.settled:
-                _expire(query)
+                _expire(query, error)
 
     def _sweep(self) -> None:
         self._line = deque(query for query in self._line if not query.settled)
@@ -120,8 +121,8 @@ class Deadlines:
             self._arm(min(first, heap[0][0]) if heap else first)
 
 
-def _expire(query: Expiring) -> None:
+def _expire(query: Expiring, *error: RowError) -> None:
     try:
-        query.expire()
+        query.expire(*error)
     except Exception:
         logger.exception("who was told of a missed deadline raised")

@@ -90,9 +90,11 @@ class Model:
     def submit(self, work: Job | Block) -> None:
         """Queue work, or settle it at once where it could only wait in vain."""
         if self._full(work.rows):
-            work.fail(OVERLOADED)
-        else:
-            self.dispatcher.submit(work)
+            self.dispatcher.prune()  # what waits in vain must not keep others out
+            if self._full(work.rows):
+                work.fail(OVERLOADED)
+                return
+        self.dispatcher.submit(work)
 
     def _full(self, rows: int) -> bool:
         waiting = self.dispatcher.queue.rows

@@ -62,10 +62,10 @@ class Query:
         self.application.count(output, self.arrived)
         self.receiver.query_settled(self)
 
-    def expire(self) -> None:
-        """The deadline passed."""
+    def expire(self, error: RowError = EXPIRED) -> None:
+        """The deadline passed, or `error` says why nobody can wait for it."""
         self._leave()
-        self.job_done(EXPIRED)
+        self.job_done(error)
 
     def cancel(self) -> None:
         """The client went away: nobody is told, and work that is still queued for this
@@ -129,11 +129,11 @@ class BatchQuery:
             if not self._left:
                 self.finish()
 
-    def expire(self) -> None:
+    def expire(self, error: RowError = EXPIRED) -> None:
         """The deadline passed: rows that are in keep their outputs."""
         for block in self.blocks:
             self.outputs = block.outputs.copy()
-        self.outputs = [EXPIRED if output is None else output for output in self.outputs]
+        self.outputs = [error if output is None else output for output in self.outputs]
         self._leave()
         self.finish()
 
@@ -160,6 +160,8 @@ class BatchQuery:
             block.leave()
         for job, waiter in self.jobs:
             job.leave(waiter)
+        self.blocks.clear()
+        self.jobs.clear()
 
 
 class RowWaiter:

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clipper.deadlines import Deadlines
+from clipper.values import RowError
 
 TICK = 0.001
+GONE = RowError("unavailable", "gone")
 
 
 class Expiring:
@@ -23,8 +25,9 @@ class Expiring:
         self.settled = False
         self.expired_at: float | None = None
 
-    def expire(self) -> None:
+    def expire(self, error: RowError | None = None) -> None:
         assert self.expired_at is None, "expired twice"
+        self.error = error
         self.settled = True
         self.expired_at = self.clock.now()
         if self.then is not None:
@@ -131,7 +134,7 @@ def test_an_expiry_that_raises_keeps_nobody_waiting(
     assert "a fault of the receiver" in caplog.text
     watch(1.0, fault)
     other = watch(2.0)
-    deadlines.close()
+    deadlines.close(GONE)
     assert other.settled
 
 
@@ -159,8 +162,9 @@ def test_closing_expires_everything_at_once(
     settled = watch(1.0)
     settled.settled = True
     queries = [watch(after) for after in (2.0, 3.0, 1.5)]
-    deadlines.close()
+    deadlines.close(GONE)
     assert all(query.expired_at == clock.now() for query in queries)
+    assert all(query.error is GONE for query in queries)
     assert settled.expired_at is None
     assert fake_loop.armed == [] and len(deadlines) == 0
 
@@ -170,7 +174,7 @@ def test_who_submits_again_while_closing_is_watched_too(
 ) -> None:
     again: list[Expiring] = []
     watch(1.0, lambda: again.append(watch(2.0)))
-    deadlines.close()
+    deadlines.close(GONE)
     assert not again[0].settled
     fake_loop.advance(3.0)
     assert again[0].settled

@@ -56,6 +56,8 @@ class Catalog:
                     state.models.pop(f"{name}:{version}", None)
                 case SetCurrent(name=name, version=current, previous=previous):
                     state.previous[name] = list(previous)
+                    if not previous:
+                        del state.previous[name]
                     if current is None:
                         state.current.pop(name, None)
                     else:
@@ -107,12 +109,15 @@ class Catalog:
         return SetCurrent(name, history[-1], history[:-1])
 
     def remove(self, name: str, version: str) -> list[Change]:
-        """The changes that delete a version. If it was current, the model has no current
-        version until one is set or deployed: nothing else was asked for."""
-        record = self.model(name, version)
+        """The changes that delete a version and take it out of the history. If it was
+        current, the model has no current version until one is set or deployed: nothing
+        else was asked for."""
+        self.model(name, version)
+        before, now = self.state.previous.get(name, []), self.state.current.get(name)
+        history = [v for v in before if v != version]
         changes: list[Change] = [DeleteModel(name, version)]
-        if self.is_current(record):
-            changes.append(SetCurrent(name, None, self.state.previous.get(name, [])))
+        if now == version or history != before:
+            changes.append(SetCurrent(name, None if now == version else now, history))
         return changes
 
     # -- checks -------------------------------------------------------------------------

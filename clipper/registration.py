@@ -41,8 +41,8 @@ def check_application(spec: ApplicationRecord) -> ApplicationRecord:
         raise InvalidInput("a model is named twice")
     if len(models) > MAX_CANDIDATES:
         raise InvalidInput(f"an application has at most {MAX_CANDIDATES} models")
-    if spec.default_output is not None and len(spec.default_output) > MAX_TEXT:
-        raise InvalidInput(f"default_output is longer than {MAX_TEXT} characters")
+    if spec.default_output is not None:
+        _check_default(spec.default_output)
     _check_one_of("on_overload", spec.on_overload, ON_OVERLOAD)
     _check_one_of("loss", spec.loss, LOSSES)
     make_policy(spec.policy)
@@ -77,6 +77,15 @@ def _check_environment(variables: dict[str, str]) -> None:
                 f"the environment variable {name} must have at most {MAX_TEXT} characters "
                 "and no NUL"
             )
+
+
+def _check_default(text: str) -> None:
+    if len(text) > MAX_TEXT:
+        raise InvalidInput(f"default_output is longer than {MAX_TEXT} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("default_output is not valid Unicode") from None
 
 
 def _check_one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clipper.errors import InvalidInput
+from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
+from clipper.registration import MAX_SLO_MICROS, RESERVED, check_application, check_model
+
+
+def application(**fields: Any) -> ApplicationRecord:
+    known = {"name": "app", "number": 0, "input_type": "doubles", "slo_micros": 1000}
+    return ApplicationRecord(**{**known, **fields})
+
+
+def model(**fields: Any) -> ModelRecord:
+    known = {"name": "m", "version": "1", "input_type": "doubles", "generation": 0}
+    return ModelRecord(**{**known, **fields})
+
+
+def test_names_and_types_become_canonical() -> None:
+    spec = check_application(application(input_type="d", models=["a", "b"]))
+    assert (spec.input_type, spec.models) == ("doubles", ["a", "b"])
+    record = check_model(model(version=3, input_type="i", labels=[7, "x"]))
+    assert (record.version, record.input_type, record.labels) == ("3", "ints", ["7", "x"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"name": "a b"}, "application name must match"),
+        ({"name": ""}, "application name must match"),
+        *[({"name": name}, "which is a route") for name in sorted(RESERVED)],
+        ({"slo_micros": 0}, "between 1 and"),
+        ({"slo_micros": MAX_SLO_MICROS + 1}, "one hour"),
+        ({"models": ["a/b"]}, "model name must match"),
+        ({"models": ["a", "a"]}, "named twice"),
+        ({"models": [f"m{i}" for i in range(65)]}, "at most 64 models"),
+        ({"default_output": "x" * 65_537}, "longer than 65536"),
+        ({"default_output": "\ud800"}, "default_output is not valid Unicode"),
+        ({"on_overload": "wait"}, "on_overload must be one of default, reject, got 'wait'"),
+        ({"loss": "none"}, "loss must be one of zero_one"),
+        ({"policy": PolicySettings("magic")}, "policy must be one of static"),
+        ({"policy": PolicySettings("static", {"x": 1})}, "has no option 'x'"),
+        ({"input_type": "int32"}, "input_type must be one of"),
+    ],
+)
+def test_a_wrong_application_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        check_application(application(**fields))
+
+
+def test_the_longest_slo_and_names_are_taken() -> None:
+    check_application(application(name="x" * 64, slo_micros=MAX_SLO_MICROS))
+    check_application(application(slo_micros=1, default_output="ä" * 65_536))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"name": "a:b"}, "model name must match"),
+        ({"version": "v 1"}, "model version must match"),
+        ({"version": -1}, "model version must match"),
+        ({"labels": ["x" * 65]}, "label must match"),
+        ({"num_replicas": 0}, "num_replicas must be at least 1"),
+        ({"memory_limit": 0}, "positive number of bytes"),
+        ({"input_type": "tensor"}, "input_type must be one of"),
+        ({"environment": {"A=B": "x"}}, "variable of the name 'A=B'"),
+        ({"environment": {"": "x"}}, "variable of the name ''"),
+        ({"environment": {"A": "x\0"}}, "no NUL"),
+        ({"environment": {"A": "x" * 65_537}}, "at most 65536"),
+        ({"environment": {f"A{i}": "x" for i in range(101)}}, "more than 100"),
+    ],
+)
+def test_a_wrong_model_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        check_model(model(**fields))
+
+
+def test_a_right_environment_is_taken() -> None:
+    check_model(model(environment={"OMP_NUM_THREADS": "1", "_x": ""}, memory_limit=1))

@@ -50,18 +50,18 @@ class Heads:
         self._gate = gate
         self._body_limit = body_limit
         # All mutable state: plans by the bytes of their heads.
-        self._plans: dict[bytes, Plan] = {}
+        self.plans: dict[bytes, Plan] = {}
 
     def plan(self, head: bytes) -> Plan | None:
         """The plan for a complete head, or None for one that the hot lane leaves to
         the other: unusual, wrong, or not admitted."""
-        plan = self._plans.get(head)
+        plan = self.plans.get(head)
         if plan is None:
             plan = self._parse(head)
             if plan is not None and len(head) <= _REMEMBERED_SIZE:
-                if len(self._plans) >= _REMEMBERED:
-                    self._plans.clear()
-                self._plans[head] = plan
+                if len(self.plans) >= _REMEMBERED:
+                    self.plans.clear()
+                self.plans[head] = plan
         return plan
 
     def _parse(self, raw: bytes) -> Plan | None:
@@ -79,13 +79,15 @@ class Heads:
             return None
         method = parser.get_method().decode("ascii")
         head = make_head(method, target, (1, 1), parsed.headers)
-        if (
-            head.headers.keys() & _UNUSUAL
-            or _PLAIN_CONNECTION.get(head.headers.get(b"connection", b"keep-alive").lower())
-            is None
-        ):
+        options = {
+            value.strip().lower()
+            for name, value in parsed.headers
+            if name.lower() == b"connection"
+        }
+        if head.headers.keys() & _UNUSUAL or not options <= _PLAIN_CONNECTION:
             return None
-        close = not parser.should_keep_alive()
+        # not from the parser, which forgets it at the end of a request without a body
+        close = b"close" in options
         try:
             self._gate.admit(head)
             if method == "GET" and _GET.fullmatch(target) and not _has_body(head.headers):
@@ -103,7 +105,7 @@ class Heads:
 
 
 _UNUSUAL = {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"}
-_PLAIN_CONNECTION = {b"keep-alive": True, b"close": True}
+_PLAIN_CONNECTION = {b"keep-alive", b"close"}
 
 
 def _has_body(headers: dict[bytes, bytes]) -> bool:

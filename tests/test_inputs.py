@@ -21,7 +21,7 @@ from clipper.inputs import (
     Row,
     decode_batch,
     encode_array_rows,
-    encode_flat,
+    flat_encoder,
     encode_json_value,
     encode_python,
     layout_of,
@@ -158,7 +158,7 @@ def test_blocks_decode_like_their_rows(
 
 
 def test_a_block_of_equal_rows_needs_no_lengths() -> None:
-    parts = [encode_flat(DOUBLES, [1.0, 2.0] * n) for n in (1, 3)]
+    parts = [flat_encoder(DOUBLES)([1.0, 2.0] * n) for n in (1, 3)]
     assert layout_of_blocks(DOUBLES, parts, [None, None], [1, 3]) == (None, None)
 
 
@@ -166,7 +166,7 @@ def test_a_block_of_equal_rows_needs_no_lengths() -> None:
 def test_the_short_way_for_checked_numbers_gives_the_same_bytes(
     values: list[float],
 ) -> None:
-    assert encode_flat(DOUBLES, values) == encode_json_value(DOUBLES, values).payload
+    assert flat_encoder(DOUBLES)(values) == encode_json_value(DOUBLES, values).payload
 
 
 def test_numbers_are_little_endian_and_padded_with_nothing() -> None:
@@ -261,7 +261,7 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         with pytest.raises(InvalidInput, match="32-bit float"):
             encode_python(FLOATS, value)
     with pytest.raises(InvalidInput, match="32-bit float"):
-        encode_flat(FLOATS, [math.nan, 1e39])
+        flat_encoder(FLOATS)([math.nan, 1e39])
     with pytest.raises(InvalidInput, match="out of range"):
         encode_python(DOUBLES, [10**400])
     with pytest.raises(InvalidInput, match="array of ints"):

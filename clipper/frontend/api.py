@@ -10,6 +10,7 @@ from clipper.application import Application
 from clipper.engine import Engine
 from clipper.errors import NotFound, Unavailable
 from clipper.frontend.decoding import Block, Decoder
+from clipper.frontend.gate import JSON
 from clipper.frontend.schemas import ApplicationAnswer, HealthAnswer
 from clipper.inputs import InputType, Row
 from clipper.query import BatchQuery, BatchReceiver, Query, Receiver
@@ -24,6 +25,7 @@ class QueryApi:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._applications = engine.applications
         # All mutable state: a decoder for each application, made when it is first asked.
         self._decoders: dict[str, tuple[Application, Decoder]] = {}
 
@@ -32,10 +34,19 @@ class QueryApi:
     ) -> Query | BatchQuery:
         """Submit the request in a body. The receiver is told once, perhaps before this
         returns. Raises the ClipperError of a request that cannot be taken."""
-        application, decoder = self._application(name)
+        known = self._decoders.get(name)
+        if known is None or known[0] is not self._applications.get(name):
+            known = self._meet(name)
+        application, decoder = known
         if self._engine.draining:
             raise Unavailable("the server is shutting down")
-        rows, subject, version, deadline_ms, cache = decoder.decode(media, body, parameters)
+        # an application with a cache expects to see the same bodies again
+        request = decoder.recent.get(body) if application.record.cache else None
+        if request is None or media != JSON or parameters:
+            request = decoder.decode(media, body, parameters)
+            if application.record.cache and media == JSON and not parameters:
+                decoder.remember(body, request)
+        rows, subject, version, deadline_ms, cache = request
         # positional all the way: this is the hot path
         if type(rows) is Row:
             return application.submit(rows, receiver, subject, version, deadline_ms, cache)
@@ -50,18 +61,16 @@ class QueryApi:
             rows, receiver, subject, version, deadline_ms, cache
         )
 
-    def _application(self, name: str) -> tuple[Application, Decoder]:
-        application = self._engine.applications.get(name)
+    def _meet(self, name: str) -> tuple[Application, Decoder]:
+        """Make the decoder of an application that is asked for the first time."""
+        application = self._applications.get(name)
         if application is None:
             raise no_application(name)
-        known = self._decoders.get(name)
-        if known is None or known[0] is not application:
-            if len(self._decoders) > 2 * len(self._engine.applications):
-                self._decoders.clear()
-            decoder = Decoder(
-                application.input_type, self._engine.settings.limits.rows_per_request
-            )
-            known = self._decoders[name] = (application, decoder)
+        if len(self._decoders) > 2 * len(self._applications):
+            self._decoders.clear()
+        limits = self._engine.settings.limits
+        decoder = Decoder(application.input_type, limits.rows_per_request)
+        known = self._decoders[name] = (application, decoder)
         return known
 
     # -- what GET shows -----------------------------------------------------------------

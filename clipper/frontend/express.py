@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 # Bytes of further requests that wait behind an answer before reading stops.
 PIPELINE_BYTES = 64 * 1024
 
+# Bodies up to this size that came in one piece are not counted as in flight: there is at
+# most one for each connection, and connections are counted.
+SMALL_BODY = 4096
+
 # A client that is refused while it still sends would lose the answer to a reset if its
 # bytes were left unread: for this many seconds they are read and thrown away.
 LINGER_TICKS = 2
@@ -165,7 +169,8 @@ class Express(asyncio.Protocol):
                 if end == 3:
                     self._wait_for_head(data)
                     return
-                plan = self._lane.heads.plan(data[:end])
+                head = data[:end]
+                plan = self._lane.plans.get(head) or self._lane.heads.plan(head)
                 if plan is None:
                     self._hand_over(data)
                     return
@@ -233,7 +238,8 @@ class Express(asyncio.Protocol):
     def _predict(self, plan: Plan, body: bytes) -> None:
         self._plan = plan
         assert plan.media is not None
-        if not self._reserved and not self._reserve(plan.length):
+        large = plan.length > SMALL_BODY and not self._reserved
+        if large and not self._reserve(plan.length):
             self._respond_error(_too_many_bytes())
             return
         self.phase = Phase.ANSWERING

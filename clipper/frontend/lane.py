@@ -26,6 +26,7 @@ class Lane:
     ) -> None:
         self.api = api
         self.heads = heads
+        self.plans = heads.plans  # looked up for each request, without a call
         self.head_limit = limits.head
         self.write_ticks = limits.write_seconds
         self.patience = {

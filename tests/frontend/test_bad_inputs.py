@@ -1,0 +1,271 @@
+"""Bad bodies, through both lanes of a running server: a 4xx with a reason each time,
+nothing of the server's insides in it, and everybody else served as before."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from raw import LANES, Answer, ask, chunked, connect, eventually, is_quiet, predict
+
+from clipper import Server
+
+LOOPS = ("uvloop",)
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEEP = 100_000
+
+
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def all_is_well(
+    echo_server: Server, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[None]:
+    """After each test: the echo answers, nothing is left over, nothing was logged."""
+    yield
+    answer = await ask(echo_server.port, predict("echo", b'{"input": "still here"}'))
+    assert answer.value["output"] == "still here"
+    await eventually(lambda: is_quiet(echo_server))
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def check_refusal(answer: Answer, status: int = 400) -> str:
+    """An error as it must look; its sentence."""
+    assert answer.status == status, (answer.status, answer.body[:300])
+    assert answer.value.keys() == {"error", "cause"}
+    cause: str = answer.value["cause"]
+    assert 0 < len(cause) < 300
+    for word in ("Traceback", "File ", "/work", "site-packages", "Error:", "<class",
+                 "NoneType", "msgspec", "aiohttp", "numpy", "0x"):  # fmt: skip
+        assert word not in cause
+    return cause
+
+
+BAD_JSON: dict[str, tuple[str, bytes]] = {
+    "empty": ("doubles", b""),
+    "blank": ("doubles", b"  \n"),
+    "not json": ("doubles", b"input=1"),
+    "truncated": ("doubles", b'{"input": [1, 2'),
+    "trailing text": ("doubles", b'{"input": [1]} {"input": [2]}'),
+    "byte order mark": ("doubles", b'\xef\xbb\xbf{"input": [1]}'),
+    "utf-16": ("doubles", '{"input": [1]}'.encode("utf-16")),
+    "not an object": ("doubles", b"[1, 2]"),
+    "a string": ("doubles", b'"input"'),
+    "null": ("doubles", b"null"),
+    "no input": ("doubles", b'{"uid": 1}'),
+    "NaN": ("doubles", b'{"input": [NaN]}'),
+    "Infinity": ("doubles", b'{"input": [-Infinity]}'),
+    "1e999": ("doubles", b'{"input": [1e999]}'),
+    "400 digits": ("doubles", b'{"input": [%b]}' % (b"9" * 400)),
+    "5000 digits": ("ints", b'{"input": [%b]}' % (b"9" * 5000)),
+    "5000 digits in any json": ("json", b'{"input": %b}' % (b"9" * 5000)),
+    "2^64": ("ints", b'{"input": [18446744073709551616]}'),
+    "2^64 in any json": ("json", b'{"input": 18446744073709551616}'),
+    "2^31": ("ints", b'{"input": [2147483648]}'),
+    "fraction": ("ints", b'{"input": [1.5]}'),
+    "float too large": ("floats", b'{"input": [1e300]}'),
+    "bad utf-8": ("strings", b'{"input": "\xc3\x28"}'),
+    "overlong utf-8": ("strings", b'{"input": "\xc0\xaf"}'),
+    "lone surrogate": ("strings", b'{"input": "\\ud800"}'),
+    "raw control": ("strings", b'{"input": "a\x00b"}'),
+    "deep": ("json", b'{"input": ' + b"[" * DEEP + b"]" * DEEP + b"}"),
+    "deep objects": ("json", b'{"input": ' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}"),
+    "deep, unclosed": ("doubles", b'{"input": ' + b"[" * DEEP),
+    "deep unknown field": ("doubles", b'{"x": ' + b"[" * DEEP + b"]" * DEEP + b"}"),
+    "a little too deep": ("json", b'{"input": ' + b"[" * 65 + b"]" * 65 + b"}"),
+    "deep context": (
+        "doubles",
+        b'{"input": [1], "context": ' + b"[" * 65 + b"]" * 65 + b"}",
+    ),
+    "wrong type": ("doubles", b'{"input": ["1"]}'),
+    "boolean": ("doubles", b'{"input": [true]}'),
+    "nested null": ("doubles", b'{"input": [[1], [null]]}'),
+    "ragged": ("doubles", b'{"input": [[1, 2], [3]]}'),
+    "scalar": ("doubles", b'{"input": 1}'),
+    "not base64": ("bytes", b'{"input": "***"}'),
+    "url-safe base64": ("bytes", b'{"input": "-_-_"}'),
+    "boolean uid": ("doubles", b'{"input": [1], "uid": true}'),
+    "long uid": ("doubles", b'{"input": [1], "uid": "%b"}' % (b"a" * 300)),
+    "version is a path": ("doubles", b'{"input": [1], "version": "../../etc/passwd"}'),
+    "huge version": ("doubles", b'{"input": [1], "version": %b}' % (b"9" * 400)),
+    "no time": ("doubles", b'{"input": [1], "deadline_ms": 0}'),
+    "one key of a megabyte": ("strings", b'{"%b": 1, "input": 1}' % (b"a" * (1 << 20))),
+}
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("name", BAD_JSON)
+async def test_bad_json(echo_server: Server, name: str, lane: str) -> None:
+    app, body = BAD_JSON[name]
+    check_refusal(await ask(echo_server.port, LANES[lane](predict(app, body))))
+
+
+@pytest.mark.parametrize("name", BAD_JSON)
+async def test_bad_json_says_the_same_in_both_lanes(echo_server: Server, name: str) -> None:
+    app, body = BAD_JSON[name]
+    answers = [
+        (await ask(echo_server.port, send(predict(app, body)))).body
+        for send in (*LANES.values(), lambda data: chunked(data, 10_000))
+    ]
+    assert len(set(answers)) == 1
+
+
+@pytest.mark.parametrize(
+    ("app", "body", "path"),
+    [
+        ("doubles", b'{"input": [1, 2, 3, "x"]}', "$.input[3]"),
+        ("doubles", b'{"input_batch": [[1], [2], [1, {}]]}', "$.input_batch[2][1]"),
+        ("strings", b'{"input_batch": ["a", "b", 3]}', "$.input_batch[2]"),
+        ("doubles", b'{"input": [1], "uid": []}', "$.uid"),
+        ("doubles", b'{"input": [1], "deadline_ms": "1"}', "$.deadline_ms"),
+    ],
+)
+@pytest.mark.parametrize("lane", LANES)
+async def test_the_path_of_the_fault(
+    echo_server: Server, app: str, body: bytes, path: str, lane: str
+) -> None:
+    assert path in check_refusal(
+        await ask(echo_server.port, LANES[lane](predict(app, body)))
+    )
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        (b'{"input": 1, "input": 2}', 2),
+        (b'{"input": 2, "unknown": {"a": [1]}}', 2),
+        (b'{"input": -0}', 0),
+        (b'{"input": "\\u0000\\u2028<script>"}', "\0\u2028<script>"),
+        (b'{"input": ' + b"[" * 64 + b"]" * 64 + b"}", None),
+        (b'{"input": 18446744073709551615}', 2**64 - 1),
+        (b'{"input": 2, %b}' % b",".join(b'"k%d": 0' % i for i in range(100_000)), 2),
+    ],
+    ids=["last wins", "unknown", "-0", "controls", "64 deep", "2^64-1", "100,000 keys"],
+)
+async def test_odd_but_good_json(
+    echo_server: Server, body: bytes, output: Any, lane: str
+) -> None:
+    answer = await ask(echo_server.port, LANES[lane](predict("echo", body)))
+    assert answer.status == 200, answer.body[:300]
+    if output is not None:
+        assert answer.value["output"] == output
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_one_malformed_row_refuses_the_batch(echo_server: Server, lane: str) -> None:
+    body = b'{"input_batch": [[1], [2], "x"]}'
+    answer = await ask(echo_server.port, LANES[lane](predict("numbers", body)))
+    assert "$.input_batch[2]" in check_refusal(answer)
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_batches_are_bounded_in_rows(echo_server: Server, lane: str) -> None:
+    rows = echo_server.settings.limits.rows_per_request
+    body = b'{"input_batch": [%b]}' % b",".join([b"[1]"] * (rows + 1))
+    answer = await ask(echo_server.port, LANES[lane](predict("numbers", body)))
+    assert str(rows) in check_refusal(answer, 413)
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_batches_of_none_and_one(echo_server: Server, lane: str) -> None:
+    for app in ("numbers", "doubles", "bare"):
+        data = predict(app, b'{"input_batch": []}')
+        answer = await ask(echo_server.port, LANES[lane](data))
+        assert answer.value == {"batch_predictions": []}
+    data = predict("numbers", b'{"input_batch": [[7]]}')
+    (row,) = (await ask(echo_server.port, LANES[lane](data))).value["batch_predictions"]
+    assert row["output"] == [7.0]
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_rows_keep_their_order(echo_server: Server, lane: str) -> None:
+    rows = [[float(i % 97)] for i in range(3000)]
+    body = repr({"input_batch": rows}).replace("'", '"').encode()
+    answer = await ask(echo_server.port, LANES[lane](predict("numbers", body)))
+    found = [row["output"] for row in answer.value["batch_predictions"]]
+    assert found == rows
+
+
+class Canary:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        "application/vnd.bentoml+pickle",
+        "application/pickle",
+        "application/x-pickle",
+        "application/octet-stream",
+        "application/x-python-serialize",
+        "application/python-pickle",
+        "application/vnd.bentoml.pickle",
+        "multipart/form-data; boundary=x",
+        "application/json",
+        "application/msgpack",
+        "application/x-npy",
+        "*/*",
+    ],
+)
+@pytest.mark.parametrize("app", ["json", "bytes", "doubles"])
+async def test_pickles_are_never_loaded(
+    echo_server: Server, tmp_path: Path, media: str, app: str
+) -> None:
+    canary = tmp_path / "canary"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        body = pickle.dumps(Canary(canary), protocol)
+        for send in (*LANES.values(), chunked):
+            answer = await ask(
+                echo_server.port,
+                send(predict(app, body, "Payload-Container: DefaultContainer",
+                             "Payload-Meta: {}", "Args-Number: 1", media=media)),
+            )  # fmt: skip
+            known = media.rpartition("/")[2] in ("json", "msgpack", "x-npy")
+            check_refusal(answer, 400 if known else 415)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_an_error_keeps_the_connection_where_the_body_was_read(
+    echo_server: Server, lane: str
+) -> None:
+    async with await connect(echo_server.port) as wire:
+        for _ in range(3):
+            await wire.send(LANES[lane](predict("doubles", b"{")))
+            answer = await wire.answer()
+            check_refusal(answer)
+            assert not answer.closes
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_model_that_raises_says_nothing_of_itself(
+    echo_server: Server, lane: str
+) -> None:
+    def touchy(rows: Any) -> list[Any]:
+        raise ValueError("/secret/path and a password")
+
+    if "touchy" not in echo_server.engine.applications:
+        await echo_server.deploy("touchy", 1, touchy, "json")
+        await echo_server.register_application(
+            "touchy", models=["touchy"], input_type="json", slo_micros=5_000_000
+        )
+    answer = await ask(echo_server.port, LANES[lane](predict("touchy", b'{"input": 1}')))
+    cause = check_refusal(answer, 500)
+    assert "secret" not in cause and "ValueError" not in cause
+    body = b'{"input_batch": [1, 2]}'
+    answer = await ask(echo_server.port, LANES[lane](predict("touchy", body)))
+    assert answer.status == 200
+    for row in answer.value["batch_predictions"]:
+        assert row.keys() == {"query_id", "error", "cause"}
+        assert "secret" not in row["cause"] and "ValueError" not in row["cause"]

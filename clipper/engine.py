@@ -245,7 +245,9 @@ class Engine:
                 await model.replicas.start(record.num_replicas, report)
                 await self._go_live(model)
             except BaseException:
-                await asyncio.shield(self._spawn(model.stop(0.0)))
+                # cancelled while it was committed, it is live all the same
+                if self.models.get(model.id) is not model:
+                    await asyncio.shield(self._spawn(model.stop(0.0)))
                 raise
         report("live", {"model_name": record.name, "model_version": record.version})
         return record
@@ -336,7 +338,22 @@ class Engine:
         self.catalog.check_replicas(more, sum(self._deploys.values()))
 
     async def _commit(self, *changes: Change) -> None:
-        """Make changes durable, then let queries see them."""
+        """Make changes durable, then let queries see them. Once begun this goes on to
+        its end, even where the caller is cancelled: memory and disk hold the same."""
+        writing = asyncio.ensure_future(self._write(changes))
+        cancelled: asyncio.CancelledError | None = None
+        while not writing.done():
+            try:
+                await asyncio.wait((writing,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        failed = writing.exception()  # asked for in any case, else it is logged as lost
+        if cancelled is not None:
+            raise cancelled
+        if failed is not None:
+            raise failed
+
+    async def _write(self, changes: tuple[Change, ...]) -> None:
         await self.store.commit(*changes)
         self.catalog.apply(changes)
         self._refresh()

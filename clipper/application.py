@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from clipper.batching.queue import Block, Job
-from clipper.cache import PredictionCache, cache_key
+from clipper.cache import EXACT, PredictionCache, cache_key
 from clipper.clock import Clock
 from clipper.deadlines import CallLater, Deadlines
 from clipper.errors import (
@@ -75,12 +75,14 @@ class Application:
         self._rng = Random()
         self.deadlines = Deadlines(clock, call_later)
         self.stats = ApplicationStats()
-        # All mutable state beside the above: the record with what follows from it, and
-        # the models that answer, with one maker of query ids for each.
+        # All mutable state beside the above: the record with what follows from it, the
+        # models that answer, with one maker of query ids for each, and the standing
+        # choice of a policy that always decides the same.
         self._set_record(record)
         self._models: dict[ModelId, Model] = {}
         self._versions: dict[str, Model] = {}
         self._stamps: dict[ModelId, Stamp] = {}
+        self._standing: tuple[Model | None, Stamp] | None = None
 
     def __repr__(self) -> str:
         return f"<Application {self.name} models={list(map(str, self._models))}>"
@@ -118,6 +120,7 @@ class Application:
         self._versions = dict(versions)
         self._state = self._policy.init(tuple(self._models))
         self._stamps = {model.id: self._stamp(model) for model in current}
+        self._standing = self._choose(NOBODY, None) if self._policy.fixed else None
 
     def _stamp(self, model: Model) -> Stamp:
         record = self.record
@@ -154,7 +157,11 @@ class Application:
         deadline = arrived + (
             self.slo if deadline_ms is None else self._budget(deadline_ms)
         )
-        model, stamp = self._choose(subject, version)
+        model, stamp = (
+            self._standing
+            if version is None and self._standing is not None
+            else self._choose(subject, version)
+        )
         query = Query(self, receiver, stamp, arrived, deadline)
         if model is None or not model.connected:
             query.job_done(NO_MODEL)
@@ -164,7 +171,11 @@ class Application:
             query.job = job = Job(payload, shape, deadline, query)
             model.submit(job)
         else:
-            key = cache_key(model.prefix, payload, shape)
+            key = (
+                model.exact_prefix + payload
+                if shape is None and len(payload) <= EXACT
+                else cache_key(model.prefix, payload, shape)
+            )
             hit = self._cache.get(key)
             if hit is not None:
                 query.job_done(hit)

@@ -18,7 +18,7 @@ Pending = TypeVar("Pending")
 ENTRY_OVERHEAD = 260
 
 # Inputs up to this size are their own key: exact, and cheaper than a digest.
-_EXACT = 256
+EXACT = 256
 
 _PREFIX = struct.Struct("<I")
 
@@ -29,6 +29,11 @@ def key_prefix(generation: int) -> bytes:
     return _PREFIX.pack(generation)
 
 
+def exact_prefix(prefix: bytes) -> bytes:
+    """What goes before a flat input of at most EXACT bytes to make its key."""
+    return prefix + b"\0"
+
+
 def cache_key(prefix: bytes, payload: bytes, shape: tuple[int, ...] | None = None) -> bytes:
     """The key of one typed input. The input type is the version's, and so in the prefix.
 
@@ -36,8 +41,8 @@ def cache_key(prefix: bytes, payload: bytes, shape: tuple[int, ...] | None = Non
     and the digest of a shaped array with its shape.
     """
     if shape is None:
-        if len(payload) <= _EXACT:
-            return prefix + b"\0" + payload
+        if len(payload) <= EXACT:
+            return exact_prefix(prefix) + payload
         digest = hashlib.blake2b(payload, digest_size=16).digest()
         return prefix + b"\1" + len(payload).to_bytes(8, "little") + digest
     digest = hashlib.blake2b(payload, digest_size=16).digest()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from clipper.batching.dispatcher import Dispatcher
 from clipper.batching.queue import Block, Job
 from clipper.batching.registry import make_controller
-from clipper.cache import PredictionCache, key_prefix
+from clipper.cache import PredictionCache, exact_prefix, key_prefix
 from clipper.clock import Clock
 from clipper.config import Limits
 from clipper.inputs import encode_json_value, parse_input_type
@@ -49,6 +49,7 @@ class Model:
         self.id = ModelId(record.name, record.version)
         self.input_type = parse_input_type(record.input_type)
         self.prefix = key_prefix(record.generation)
+        self.exact_prefix = exact_prefix(self.prefix)
         self._cache = cache
         self._limits = limits
         self.replicas = ReplicaSet(
@@ -66,6 +67,7 @@ class Model:
             call_soon=asyncio.get_running_loop().call_soon,
             retry=record.retry,
         )
+        self._queue = self.dispatcher.queue
         # All mutable state beside the above: whether a replica answers or is expected to
         # (kept, because every query asks), and whether the version is on its way out.
         self.connected = record.blob is not None and record.num_replicas > 0
@@ -89,7 +91,7 @@ class Model:
 
     def submit(self, work: Job | Block) -> None:
         """Queue work, or settle it at once where it could only wait in vain."""
-        if self._full(work.rows):
+        if self._queue.rows and self._full(work.rows):
             self.dispatcher.prune()  # what waits in vain must not keep others out
             if self._full(work.rows):
                 work.fail(OVERLOADED)
@@ -97,10 +99,9 @@ class Model:
         self.dispatcher.submit(work)
 
     def _full(self, rows: int) -> bool:
-        waiting = self.dispatcher.queue.rows
-        if not waiting:
-            return False
-        return waiting + rows > self._limits.queue_rows
+        # an empty queue takes a request of any size that was let in at the door
+        waiting = self._queue.rows
+        return waiting > 0 and waiting + rows > self._limits.queue_rows
 
     def job_settled(self, job: Job, output: Output) -> None:
         """A cached job is over: keep its output, unless it failed."""

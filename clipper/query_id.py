@@ -25,12 +25,12 @@ _FORMAT = 1
 _FIXED = struct.Struct("<BBIIIIf")  # format, key, time, application, policy, arm, p
 _TAIL = struct.Struct("<QH")  # nonce, rows
 _SIGNATURE = 16
-_CHARS = 64
+ID_LENGTH = 64  # characters of an id, without a row's index
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
 _MASK = 2**64 - 1
 
 # 22 + 10 + 16 = 48 bytes: 64 characters without padding.
-assert (_FIXED.size + _TAIL.size + _SIGNATURE) * 4 == _CHARS * 3
+assert (_FIXED.size + _TAIL.size + _SIGNATURE) * 4 == ID_LENGTH * 3
 
 
 class QueryToken(NamedTuple):
@@ -70,7 +70,7 @@ class QueryIds:
         one that is too old."""
         token, dot, index = text.partition(".")
         row = int(index) if index.isascii() and index.isdecimal() and len(index) < 6 else 0
-        if len(token) != _CHARS or (dot and str(row) != index):
+        if len(token) != ID_LENGTH or (dot and str(row) != index):
             raise _unknown()
         try:
             raw = binascii.a2b_base64(

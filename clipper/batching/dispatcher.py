@@ -190,8 +190,12 @@ class Dispatcher:
         self.controller.record(rows, batch.seconds)
         at = 0
         for part in parts:
-            part.finish(outputs, at)
-            at += part.rows
+            if type(part) is Job:
+                part.settle(outputs[at])
+                at += 1
+            else:
+                part.finish(outputs, at)
+                at += part.rows
 
     def _failed(self, parts: list[Part], failure: BatchFailure) -> None:
         self.stats.failed_batches[failure.kind] += 1

@@ -69,3 +69,8 @@ def _row(application: Application, query_id: bytes, output: Output) -> bytes:
 
 def error_answer(error: ClipperError) -> bytes:
     return _encode(error.body())
+
+
+def answer_headers(status: int) -> dict[str, str]:
+    """Headers that go with the answer to a query beside the usual ones."""
+    return {"Retry-After": "1"} if status == 503 else {}

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from clipper.config import Limits
 from clipper.errors import Overloaded
-from clipper.frontend.answers import batch_answer, prediction_answer
+from clipper.frontend.answers import answer_headers, batch_answer, prediction_answer
 from clipper.frontend.api import QueryApi, no_application
 from clipper.frontend.exposition import Exposition
 from clipper.frontend.gate import Gate
@@ -66,7 +66,7 @@ class QueryRoutes:
         answer = self._api.get(request.path.removesuffix("/"))
         if answer is None:
             raise no_application(request.match_info.get("app", ""))
-        return json_response(*answer)
+        return _answered(*answer)
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
         head = request[HEAD]
@@ -92,7 +92,7 @@ class QueryRoutes:
             assert isinstance(handler, LaneHandler)
             handler.waiting = waiting
             try:
-                return json_response(*await waiting.answer)
+                return _answered(*await waiting.answer)
             finally:
                 handler.waiting = None
         finally:
@@ -115,6 +115,10 @@ class QueryRoutes:
         return web.Response(
             body=DOCS_PAGE, content_type="text/html", charset="utf-8", headers=SAFE_HEADERS
         )
+
+
+def _answered(status: int, body: bytes) -> web.Response:
+    return json_response(status, body, answer_headers(status))
 
 
 class Waiting:

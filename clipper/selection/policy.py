@@ -29,7 +29,13 @@ class Subject(NamedTuple):
 
 
 class SelectionPolicy(Protocol):
-    """Chooses which of an application's models answer a query, and learns from losses."""
+    """Chooses which of an application's models answer a query, and learns from losses.
+
+    `fixed` tells that `select` decides the same for everybody as long as the arms are the
+    same, so that it need not be asked for each query.
+    """
+
+    fixed: bool
 
     def init(self, arms: Sequence[ModelId]) -> Any:
         """The state before any feedback."""

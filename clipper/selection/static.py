@@ -15,6 +15,8 @@ class Static:
     Its state is the decision itself, made once for the arms there are.
     """
 
+    fixed = True
+
     def __init__(self, model: str | None = None) -> None:
         self._model = model
 

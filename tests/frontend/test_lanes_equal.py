@@ -122,6 +122,7 @@ def comparable(answer: Answer) -> tuple[int, bytes, str | None, str | None]:
 
 
 def check_manners(answer: Answer) -> None:
+    assert ("retry-after" in answer.headers) == (answer.status == 503)
     assert "server" not in answer.headers
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"

@@ -341,16 +341,14 @@ def layout_of(
     shapes: Sequence[tuple[int, ...] | None],
 ) -> Layout:
     """The layout of rows that were encoded one by one."""
-    lengths: list[int] | None = [len(payload) for payload in payloads]
-    assert lengths is not None
-    if kind.dtype is not None and lengths.count(lengths[0]) == len(lengths):
-        lengths = None
+    lengths = list(map(len, payloads))
     first = shapes[0]
-    if all(shape == first for shape in shapes):
-        return Layout(lengths, first)
+    if shapes.count(first) == len(shapes):
+        alike = kind.dtype is not None and lengths.count(lengths[0]) == len(lengths)
+        return Layout(None if alike else lengths, first)
     itemsize = kind.dtype.itemsize if kind.dtype is not None else 1
     return Layout(
-        [len(payload) for payload in payloads],
+        lengths,
         [
             (len(payload) // itemsize,) if shape is None else shape
             for payload, shape in zip(payloads, shapes, strict=True)

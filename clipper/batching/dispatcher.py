@@ -31,6 +31,9 @@ MAX_BATCH_BYTES = 32 * 1024 * 1024
 RETRIES = 1
 
 
+_JOBS: set[type] = {Job}
+
+
 class Replica(Protocol):
     """What the dispatcher needs of a replica."""
 
@@ -162,7 +165,7 @@ class Dispatcher:
         buffers = [part.payload for part in parts]
         shapes = [part.shape for part in parts]
         rows = len(parts)
-        if all(type(part) is Job for part in parts):
+        if set(map(type, parts)) == _JOBS:
             layout = layout_of(self._kind, buffers, shapes)
         else:
             counts = [part.rows for part in parts]

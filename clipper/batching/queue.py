@@ -275,7 +275,10 @@ class JobQueue:
         nobody wants it or its time is over. At least one row is taken if any is left."""
         taken: list[Part] = []
         dropped: list[Work] = []
-        room, space = limit, max_bytes
+        space = max_bytes
+        if not self._heap:
+            space -= self._take_line(taken, limit, max_bytes, now)
+        room = limit - len(taken)
         while room > 0:
             work = self._head()
             if work is None:
@@ -305,6 +308,24 @@ class JobQueue:
             room -= part.rows
             taken.append(part)
         return taken, dropped
+
+    def _take_line(self, taken: list[Part], room: int, max_bytes: int, now: float) -> int:
+        """Take the jobs that head the line while nothing about them is unusual, which
+        is nearly always all of them; the bytes that were taken."""
+        line, size = self._line, 0
+        while line and len(taken) < room:
+            work = line[0]
+            if type(work) is not Job or not work.queued:
+                break
+            size += len(work.payload)
+            if not work.waiters or work.expires <= now or (size > max_bytes and taken):
+                size -= len(work.payload)
+                break
+            line.popleft()
+            work.queued = False
+            taken.append(work)
+        self.rows -= len(taken)
+        return size
 
     def prune(self, now: float) -> list[Work]:
         """The work at the head that nobody wants or whose time is over, removed."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion11, http_parser, web
+from aiohttp import HttpVersion11, StreamReader, http_parser, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -125,7 +125,7 @@ class Abandonable(Protocol):
 class LaneHandler(RequestHandler):
     """aiohttp's connection, with our errors, and a query that ends with its client."""
 
-    __slots__ = ("_half_closed", "_on_connection", "waiting")
+    __slots__ = ("_half_closed", "_last_body", "_on_connection", "waiting")
 
     def __init__(
         self, *args: Any, on_connection: Callable[[int], None] | None, **kwargs: Any
@@ -133,6 +133,7 @@ class LaneHandler(RequestHandler):
         super().__init__(*args, **kwargs)
         self._on_connection = on_connection
         self._half_closed = False
+        self._last_body: StreamReader | None = None  # of the newest request
         self.waiting: Abandonable | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -148,17 +149,17 @@ class LaneHandler(RequestHandler):
             self.waiting = None
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            self._last_body = self._messages[-1][1]
+
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that only stopped sending still gets the answers it is owed; one
         whose request is incomplete is gone."""
-        request = self._current_request
         waiting = self._waiter is not None and not self._waiter.done()
-        self._half_closed = (
-            self._request_count > 0
-            and not waiting
-            and (request is None or request.content.is_eof())
-            and all(payload.is_eof() for _, payload in self._messages)
-        )
+        body = self._last_body
+        self._half_closed = not waiting and body is not None and body.is_eof()
         return self._half_closed
 
     async def finish_response(

@@ -116,6 +116,10 @@ class FakeReplica:
         batch = self.batches[0]
         self._finish([function(row) for row in values_of(self.kind, batch)], seconds)
 
+    def oldest(self) -> list[Any]:
+        """The rows of the oldest batch."""
+        return values_of(self.kind, self.batches[0])
+
     def fail(self, kind: FailureKind, cause: str = "it failed") -> None:
         """Fail the oldest batch."""
         self._finish(BatchFailure(kind, cause), 0.001)

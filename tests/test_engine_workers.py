@@ -20,7 +20,7 @@ from clipper.query import Query
 from clipper.records import ApplicationRecord, BatchingSettings, ModelRecord
 from clipper.store.memory import MemoryStore
 from clipper.store.sqlite import SQLiteStore
-from clipper.values import Prediction
+from clipper.values import Prediction, RowError
 from clipper.workers.packaging import pack
 
 SETTINGS = Settings(drain_seconds=2.0)
@@ -170,6 +170,23 @@ async def test_a_model_that_fails_is_told_and_harms_no_other(
 
     assert (await ask(engine, "other", [2.0])).output == before
     assert not (await ask(engine, "with", [5.0])).default
+
+
+@pytest.mark.parametrize(
+    ("function", "code"), [(raises, "model_failed"), (dies, "model_crashed")]
+)
+async def test_a_bad_row_does_not_fail_its_neighbours(
+    engine: Engine, function: Any, code: str
+) -> None:
+    await deploy(engine, "bad", function, batching=BatchingSettings("fixed", 64))
+    await register(engine, "app", "bad")
+    values = [-1.0 if i == 20 else float(i) for i in range(50)]
+    queries = await asyncio.gather(*(submit(engine, "app", [value]) for value in values))
+    failed = {
+        i: q.output.code for i, q in enumerate(queries) if isinstance(q.output, RowError)
+    }
+    assert failed == {20: code}
+    assert queries[21].output == b"21.0"
 
 
 async def test_a_model_that_hangs_costs_its_queries_no_more_than_their_deadline(

@@ -1,10 +1,16 @@
-"""Takes batches from the queue to replicas and settles what comes back."""
+"""Takes batches from the queue to replicas and settles what comes back.
+
+One row must not fail its neighbours. When a worker dies, the rows of the batch it died
+under are retried each alone, and one that kills alone is given up. When the function
+raises, the batch is cut in halves until the rows that make it raise are alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,6 +22,8 @@ from clipper.batching.queue import (
     Part,
     Slice,
     Work,
+    halves,
+    singles,
     waiting_rows,
 )
 from clipper.clock import Clock
@@ -79,11 +87,12 @@ class Dispatcher:
         self._call_soon = call_soon
         self._retries = RETRIES if retry else 0
         self.controller = controller
-        # All mutable state: what waits, what is with replicas, whether a dispatch is due
-        # on the next turn, why nothing is taken any more, if so, and who waits for the
-        # end of all work.
+        # All mutable state: what waits, what is with replicas, what is evaluated again in
+        # batches of its own, whether a dispatch is due on the next turn, why nothing is
+        # taken any more, if so, and who waits for the end of all work.
         self.queue = JobQueue()
         self.in_flight: dict[Batch, list[Part]] = {}
+        self._alone: deque[list[Job | Slice]] = deque()
         self._scheduled = False
         self._closed: RowError | None = None
         self._idle: asyncio.Event | None = None
@@ -105,28 +114,35 @@ class Dispatcher:
 
     def wake(self) -> None:
         """A replica has room."""
-        if self.queue.rows and not self._scheduled:
+        if (self.queue.rows or self._alone) and not self._scheduled:
             self._scheduled = True
             self._call_soon(self._dispatch)
 
     def close(self, error: RowError) -> None:
         """No replica will come any more: settle what waits, and whatever follows."""
         self._closed = error
-        for work in self.queue.drain():
+        waiting = self.queue.drain()
+        while self._alone:
+            waiting += self._alone.popleft()
+        for work in waiting:
             work.fail(error)
         self._tell_idle()
 
     async def drain(self, seconds: float) -> None:
         """Wait until nothing is queued or in flight, at most `seconds`."""
-        if not self.queue.rows and not self.in_flight:
+        if not self._busy:
             return
         idle = self._idle = self._idle or asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await idle.wait()
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self.queue.rows or self._alone or self.in_flight)
+
     def _tell_idle(self) -> None:
-        if self._idle is not None and not self.queue.rows and not self.in_flight:
+        if self._idle is not None and not self._busy:
             self._idle.set()
             self._idle = None
 
@@ -137,12 +153,15 @@ class Dispatcher:
     def _dispatch(self) -> None:
         self._scheduled = False
         queue, controller = self.queue, self.controller
-        while queue.rows:
+        while queue.rows or self._alone:
             replica = self._pick()
             if replica is None:
                 self.prune()
                 break
             now = self._clock.now()
+            if self._alone:
+                self._send_alone(replica, self._alone.popleft(), now)
+                continue
             plan = controller.plan(now, queue)
             if plan.drop:
                 shed, dropped = queue.take(plan.drop, sys.maxsize, now)
@@ -160,6 +179,12 @@ class Dispatcher:
         replica has room."""
         now = self._clock.now()
         self._drop(self.queue.prune(now), now)
+
+    def _send_alone(self, replica: Replica, parts: list[Job | Slice], now: float) -> None:
+        alive: list[Part] = [p for p in parts if p.wanted and p.expires > now]
+        self._drop([p for p in parts if not p.wanted or p.expires <= now], now)
+        if alive:
+            self._send(replica, alive)
 
     def _send(self, replica: Replica, parts: list[Part]) -> None:
         buffers = [part.payload for part in parts]
@@ -200,21 +225,45 @@ class Dispatcher:
                 part.finish(outputs, at)
                 at += part.rows
 
-    def _failed(self, parts: list[Part], failure: BatchFailure) -> None:
-        self.stats.failed_batches[failure.kind] += 1
-        again: list[Job | Slice] = []
-        error = RowError(_CODES[failure.kind], failure.cause)
-        for part in parts:
-            assert isinstance(part, (Job, Slice))
-            if failure.kind is FailureKind.CRASHED:
-                part.attempts += 1
-            if failure.kind in _RETRIED and part.attempts <= self._retries:
-                again.append(part)
-            else:
+    def _failed(self, batch: list[Part], failure: BatchFailure) -> None:
+        kind = failure.kind
+        self.stats.failed_batches[kind] += 1
+        error = RowError(_CODES[kind], failure.cause)
+        parts = [part for part in batch if isinstance(part, (Job, Slice))]
+        if kind is FailureKind.RETURNED:
+            for part in parts:
+                self._again(part)
+        elif kind is FailureKind.CRASHED and self._retries:
+            for row in singles(parts):
+                row.attempts += 1
+                if row.attempts <= self._retries:
+                    self._retry([row])
+                else:
+                    row.fail(error)
+        elif kind is FailureKind.RAISED and self._retries and _several(parts):
+            for half in halves(parts):
+                self._retry(half)
+        else:
+            for part in parts:
                 part.fail(error)
-        for part in again:
+
+    def _again(self, part: Job | Slice) -> None:
+        """Nothing happened to the part. It waits again, alone if it was suspect."""
+        if part.attempts:
+            self._retry([part])
+        else:
             self.stats.retried_rows += part.rows
             self.submit(part)
+
+    def _retry(self, parts: list[Job | Slice]) -> None:
+        """Evaluate these once more, in a batch of their own."""
+        if self._closed is not None:
+            for part in parts:
+                part.fail(self._closed)
+            return
+        self.stats.retried_rows += sum(part.rows for part in parts)
+        self._alone.append(parts)
+        self.wake()
 
     def _shed(self, parts: list[Part]) -> None:
         for part in parts:
@@ -236,8 +285,6 @@ class Dispatcher:
 SHED = RowError("overloaded", "The model is overloaded and cannot answer in time")
 ABANDONED = RowError("cancelled", "nobody waits for this row any more")
 
-_RETRIED = (FailureKind.CRASHED, FailureKind.RETURNED)
-
 _CODES = {
     FailureKind.RAISED: "model_failed",
     FailureKind.WRONG_COUNT: "model_failed",
@@ -245,3 +292,7 @@ _CODES = {
     FailureKind.HUNG: "model_hung",
     FailureKind.RETURNED: "unavailable",
 }
+
+
+def _several(parts: list[Job | Slice]) -> bool:
+    return len(parts) > 1 or parts[0].rows > 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from typing import Protocol
 
@@ -224,6 +224,13 @@ class Slice:
     def wanted(self) -> bool:
         return self.block.wanted
 
+    def split(self, rows: int) -> tuple[Slice, Slice]:
+        """The first `rows` rows and the others, in place of this slice."""
+        first = Slice(self.block, self.start, rows)
+        rest = Slice(self.block, self.start + rows, self.rows - rows)
+        first.attempts = rest.attempts = self.attempts
+        return first, rest
+
     def finish(self, outputs: Sequence[Output], at: int) -> None:
         self.block.fill(self.start, outputs[at : at + self.rows])
 
@@ -370,6 +377,32 @@ class JobQueue:
             heapq.heappop(self._heap)
         if isinstance(head, (Job, Block)):
             head.queued = False
+
+
+def halves(parts: Sequence[Job | Slice]) -> tuple[list[Job | Slice], list[Job | Slice]]:
+    """The first and the second half of the rows."""
+    first: list[Job | Slice] = []
+    rest = list(parts)
+    room = sum(part.rows for part in parts) // 2
+    while room:
+        part = rest.pop(0)
+        if part.rows > room:
+            assert isinstance(part, Slice)
+            part, other = part.split(room)
+            rest.insert(0, other)
+        first.append(part)
+        room -= part.rows
+    return first, rest
+
+
+def singles(parts: Sequence[Job | Slice]) -> Iterator[Job | Slice]:
+    """Each row as a part of its own."""
+    for part in parts:
+        while part.rows > 1:
+            assert isinstance(part, Slice)
+            row, part = part.split(1)
+            yield row
+        yield part
 
 
 def waiting_rows(work: Work) -> int:

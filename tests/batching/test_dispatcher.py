@@ -233,7 +233,6 @@ def test_dead_work_does_not_pile_up_while_no_replica_has_room(bench: Bench) -> N
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        (FailureKind.RAISED, "model_failed"),
         (FailureKind.WRONG_COUNT, "model_failed"),
         (FailureKind.HUNG, "model_hung"),
     ],
@@ -251,17 +250,94 @@ def test_a_batch_that_fails_for_good_fails_its_rows(
     assert bench.dispatcher.in_flight == {}
 
 
-def test_a_crash_is_retried_once(bench: Bench) -> None:
+DIED = RowError("model_crashed", "it failed")
+RAISED = RowError("model_failed", "it failed")
+
+
+def test_after_a_death_the_rows_are_retried_each_alone(bench: Bench) -> None:
     single = bench.job(1)
-    waiter, _ = bench.block([1, 2])
+    waiter, _ = bench.block([2, 3, 4])
+    later = bench.job(5)
+    bench.loop.turn()
+    assert bench.replica.seen == [[[1.0], [2.0], [3.0], [4.0]], [[5.0]]]
+    bench.replica.fail(FailureKind.CRASHED)
+    bench.fail(FailureKind.RETURNED)
+    assert bench.stats.retried_rows == 5
+    assert bench.replica.seen[2:] == [[[1.0]], [[2.0]]]
+    bench.answer()
+    bench.replica.fail(FailureKind.CRASHED)  # the second row kills; the third had not begun
+    bench.fail(FailureKind.RETURNED)
+    while bench.replica.batches:
+        bench.answer()
+    assert bench.replica.seen[4:] == [[[3.0]], [[4.0]], [[3.0]], [[5.0]]]
+    assert single.output == b"1"
+    assert waiter.rows == [DIED, b"3", b"4"]
+    assert later.output == b"5"
+    assert bench.dispatcher.queue.rows == 0 and bench.dispatcher.in_flight == {}
+
+
+def test_a_row_that_kills_alone_is_given_up(bench: Bench) -> None:
+    waiter = bench.job(1)
     bench.loop.turn()
     bench.fail(FailureKind.CRASHED)
-    assert bench.replica.seen == [[[1.0], [1.0], [2.0]]] * 2
-    assert bench.stats.retried_rows == 3
+    assert bench.replica.seen == [[[1.0]]] * 2
     bench.fail(FailureKind.CRASHED)
-    assert single.output == RowError("model_crashed", "it failed")
-    assert waiter.rows == [single.output] * 2
-    assert bench.dispatcher.queue.rows == 0
+    assert waiter.output == DIED and bench.replica.batches == []
+
+
+def test_an_exception_costs_only_the_rows_that_cause_it(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    bench = Bench(clock, fake_loop, Fixed(1.0, 100))
+    jobs = [bench.job(value) for value in range(5)]
+    waiter, _ = bench.block([float(value) for value in range(5, 16)])
+    fake_loop.turn()
+    while bench.replica.batches:
+        if any(row[0] in (3.0, 9.0) for row in bench.replica.oldest()):
+            bench.fail(FailureKind.RAISED)
+        else:
+            bench.answer()
+    expected: list[Any] = [b"%d" % value for value in range(16)]
+    expected[3] = expected[9] = RAISED
+    assert [job.output for job in jobs] == expected[:5] and waiter.rows == expected[5:]
+    assert len(bench.replica.seen) <= 1 + 2 * 2 * 4  # two rows, four levels
+
+
+def test_a_function_that_must_not_run_twice_does_not(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    bench = Bench(clock, fake_loop, Fixed(1.0, 4), retry=False)
+    for kind, error in ((FailureKind.RAISED, RAISED), (FailureKind.CRASHED, DIED)):
+        waiter, _ = bench.block([1, 2])
+        fake_loop.turn()
+        bench.fail(kind)
+        assert waiter.rows == [error] * 2
+
+
+def test_rows_that_are_retried_are_dropped_when_nobody_needs_them(bench: Bench) -> None:
+    expired, waiter = bench.job(1, slo=1.0), Waiter()
+    gone = Job(b"\0" * 8, None, bench.clock.now() + 9, waiter)
+    bench.dispatcher.submit(gone)
+    alive = bench.job(3)
+    bench.loop.turn()
+    bench.replica.fail(FailureKind.CRASHED)
+    gone.leave(waiter)
+    bench.clock.move(2.0)
+    bench.dispatcher.wake()
+    bench.loop.turn()
+    bench.answer()
+    assert expired.output == EXPIRED and alive.output == b"3"
+    assert bench.replica.seen[1:] == [[[3.0]]]
+    assert (bench.stats.expired_rows, bench.stats.abandoned_rows) == (1, 1)
+
+
+async def test_drain_waits_for_rows_that_are_retried(bench: Bench) -> None:
+    waiter = bench.job(1)
+    bench.loop.turn()
+    bench.up = False
+    bench.fail(FailureKind.CRASHED)
+    await drained(bench, lambda: bench.dispatcher.close(STOPPED))
+    assert waiter.output == STOPPED
 
 
 def test_a_batch_that_never_began_is_not_to_blame(

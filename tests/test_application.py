@@ -27,6 +27,8 @@ from clipper.model import OVERLOADED, STOPPED, Model
 from clipper.query import NO_MODEL, BatchQuery, Query
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, BatchingSettings, ModelRecord, PolicySettings
+from clipper.selection.policy import Decision, Subject
+from clipper.selection.static import Static
 from clipper.values import FailureKind, Output, Prediction, RowError
 from clipper.workers.replica_set import State
 
@@ -697,6 +699,35 @@ async def test_overload_can_be_an_error_in_spite_of_a_default(house: House) -> N
 
 
 # -- policy ----------------------------------------------------------------------------
+
+
+class ByUser(Static):
+    """Alice has a model of her own."""
+
+    fixed = False
+
+    def init(self, arms: Any) -> Any:
+        return arms
+
+    def select(self, state: Any, subject: Subject, rng: Any) -> Decision | None:
+        return Decision((state[subject.uid == "alice"],), (1.0,)) if state else None
+
+
+async def test_a_policy_may_look_at_the_user(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipper.application.make_policy", lambda settings: ByUser())
+    first, second = house.model("a"), house.model("b")
+    application = house.application(first, second)
+    application.update(application.record, [first, second], {})
+    for uid, model in (("bob", first), ("alice", second), (None, first)):
+        query = application.submit(row(1), Receiver(), Subject(uid))
+        arm = house.ids.read(query.issue_id().decode()).arm
+        assert arm == model.record.generation
+    application.update(application.record, [], {})
+    nobody = Receiver()
+    application.submit(row(1), nobody)
+    assert nobody.output == NO_MODEL
 
 
 async def test_the_policy_may_name_the_model_that_answers(house: House) -> None:

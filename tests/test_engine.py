@@ -486,6 +486,25 @@ async def test_scaling_is_remembered(engine: Engine) -> None:
     assert await answer(engine) == "2"
 
 
+async def test_a_version_that_is_deleted_while_it_is_scaled_is_gone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deploy(engine, "m:1")
+    fakes, gate = fakes_of(engine, "m"), asyncio.Event()
+
+    async def scale(replicas: int, drain_seconds: float = 10.0) -> None:
+        await gate.wait()
+
+    monkeypatch.setattr(fakes, "scale", scale)
+    scaling = asyncio.create_task(engine.scale("m", "1", 2))
+    await turns()
+    await engine.delete_model("m", "1")
+    gate.set()
+    with pytest.raises(Conflict, match="removed meanwhile"):
+        await scaling
+    assert not engine.models and not engine.catalog.models
+
+
 async def test_the_objective_follows_the_tightest_application(engine: Engine) -> None:
     await deploy(engine, "m")
     controller = engine.model("m", "1").dispatcher.controller

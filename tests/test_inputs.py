@@ -21,9 +21,9 @@ from clipper.inputs import (
     Row,
     decode_batch,
     encode_array_rows,
-    flat_encoder,
     encode_json_value,
     encode_python,
+    flat_encoder,
     layout_of,
     layout_of_blocks,
     parse_input_type,
@@ -167,6 +167,18 @@ def test_the_short_way_for_checked_numbers_gives_the_same_bytes(
     values: list[float],
 ) -> None:
     assert flat_encoder(DOUBLES)(values) == encode_json_value(DOUBLES, values).payload
+
+
+@pytest.mark.parametrize("kind", NUMERIC)
+def test_the_short_way_has_no_longest_array_and_no_end_of_lengths(kind: InputType) -> None:
+    encode = flat_encoder(kind)
+    for length in (*range(300), 5000):
+        values = list(range(length))
+        assert encode(values) == encode_json_value(kind, values).payload
+    if kind is FLOATS:
+        for refused in ([1e39], [1e39] * 5000):
+            with pytest.raises(InvalidInput, match="32-bit float"):
+                encode(refused)
 
 
 def test_numbers_are_little_endian_and_padded_with_nothing() -> None:

@@ -64,6 +64,14 @@ class PolicyContract:
             if mine:
                 assert abs(len(mine) / len(drawn) - sum(mine) / len(mine)) < 0.05
 
+    def test_a_fixed_policy_decides_the_same_for_everybody(
+        self, policy: SelectionPolicy
+    ) -> None:
+        if policy.fixed:
+            state, rng = policy.init(ARMS), Random(2)
+            subjects = [Subject(), SUBJECT, Subject("bob", {"a": 1})]
+            assert len({policy.select(state, who, rng) for who in subjects * 20}) == 1
+
     def test_without_arms_there_is_no_decision(self, policy: SelectionPolicy) -> None:
         assert policy.select(policy.init(()), SUBJECT, Random(1)) is None
 

@@ -46,9 +46,11 @@ class Plan(NamedTuple):
 class Heads:
     """Turns the bytes of request heads into plans."""
 
-    def __init__(self, gate: Gate, body_limit: int) -> None:
+    def __init__(self, gate: Gate, body_limit: int, head_limit: int = MAX_LINE) -> None:
         self._gate = gate
         self._body_limit = body_limit
+        # within this bound and MAX_HEADERS the other lane would take a head as well
+        self._head_limit = min(head_limit, MAX_LINE)
         # All mutable state: plans by the bytes of their heads.
         self.plans: dict[bytes, Plan] = {}
 
@@ -74,8 +76,7 @@ class Heads:
             return None
         if not parsed.complete or parser.get_http_version() != "1.1":
             return None
-        # within these bounds the other lane would take it as well
-        if len(raw) > MAX_LINE or len(parsed.headers) > MAX_HEADERS:
+        if len(raw) > self._head_limit or len(parsed.headers) > MAX_HEADERS:
             return None
         method = parser.get_method().decode("ascii")
         head = make_head(method, target, (1, 1), parsed.headers)

@@ -48,7 +48,8 @@ class Ports:
         self._admin = WebLane(
             AdminRoutes(engine, admin_gate, limits, on_drain=on_drain).application(), limits
         )
-        self.lane = Lane(api, Heads(query_gate, limits.body), limits, self._web.handler)
+        heads = Heads(query_gate, limits.body, limits.head)
+        self.lane = Lane(api, heads, limits, self._web.handler)
         routes.lane = metrics.lane = self.lane
         # All mutable state: the listening sockets and their real port numbers.
         self._servers: list[asyncio.Server] = []

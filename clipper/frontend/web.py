@@ -45,7 +45,12 @@ HEAD: web.RequestKey[Head] = web.RequestKey("head", Head)
 HEAD_LIMIT: web.AppKey[int] = web.AppKey("head_limit", int)  # bytes of a request's head
 
 # After these it is not sure where the next request would begin.
-_DOUBTFUL = (MalformedRequest, HeadersTooLarge, HTTPVersionNotSupported)
+_DOUBTFUL = (
+    HeadersTooLarge,
+    HTTPVersionNotSupported,
+    MalformedRequest,
+    PayloadTooLarge,
+)
 
 # A wrong token is answered this much later, so that guessing is slow.
 UNAUTHORIZED_DELAY = 0.2
@@ -168,7 +173,8 @@ class LaneHandler(RequestHandler):
         resp: web.StreamResponse,
         start_time: float | None,
     ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(resp, web.HTTPException):  # raised outside our middleware
+        if isinstance(resp, web.HTTPException) and resp.status >= 400:
+            # raised outside our middleware
             resp = _refusal(request, _translated(resp))
         if self._half_closed and not self._messages:
             self.close()

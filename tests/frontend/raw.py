@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -107,6 +107,13 @@ def parse_head(head: bytes) -> Answer:
 
 async def connect(port: int) -> Wire:
     return Wire(*await asyncio.open_connection("127.0.0.1", port, limit=2**24))
+
+
+@asynccontextmanager
+async def connected(port: int, count: int) -> AsyncIterator[list[Wire]]:
+    """Several connections, all closed in the end."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(await connect(port)) for _ in range(count)]
 
 
 async def ask(port: int, data: bytes, *, head_only: bool = False) -> Answer:

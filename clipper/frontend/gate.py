@@ -99,6 +99,8 @@ class Gate:
             raise MalformedRequest("the request target must be a path")
         if head.repeated:
             raise MalformedRequest("a header that may come once came twice")
+        if not _has_plain_framing(head):
+            raise MalformedRequest("the length of the body is not said clearly")
         if b"host" not in head.headers and head.version == (1, 1):
             raise MalformedRequest("the Host header is missing")
         public = not self._admin and _path(head.target) in _PUBLIC
@@ -171,6 +173,16 @@ class Gate:
                 "send the header 'Authorization: Bearer TOKEN' with the token from the "
                 "file admin-token of the server's data directory"
             )
+
+
+def _has_plain_framing(head: Head) -> bool:
+    """Whether nobody along the way can have seen another end of the body."""
+    encoding = head.headers.get(b"transfer-encoding")
+    return encoding is None or (
+        encoding.lower() == b"chunked"
+        and b"content-length" not in head.headers
+        and head.version == (1, 1)
+    )
 
 
 def _path(target: str) -> str:

@@ -184,6 +184,25 @@ def test_headers_that_decide_come_once(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "version"),
+    [
+        ({"transfer_encoding": ""}, (1, 1)),
+        ({"transfer_encoding": "identity"}, (1, 1)),
+        ({"transfer_encoding": "chunked, chunked"}, (1, 1)),
+        ({"transfer_encoding": "chunked", "content_length": "5"}, (1, 1)),
+        ({"transfer_encoding": "", "content_length": "5"}, (1, 1)),
+        ({"transfer_encoding": "chunked"}, (1, 0)),
+    ],
+)
+def test_the_end_of_a_body_is_clear(
+    values: dict[str, str], version: tuple[int, int]
+) -> None:
+    with pytest.raises(MalformedRequest):
+        make_gate().admit(head("POST", version=version, **values))
+    make_gate().admit(head("POST", transfer_encoding="Chunked"))
+
+
+@pytest.mark.parametrize(
     "given",
     [None, "", "Bearer", "Bearer ", "Bearer 0123", f"Bearer {TOKEN}0", f"Basic {TOKEN}",
      TOKEN, f"Bearer {TOKEN.upper()}", "Bearer \xff\xff", f"Bearer {TOKEN} x"],

@@ -164,8 +164,12 @@ class LaneHandler(RequestHandler):
         whose request is incomplete is gone."""
         waiting = self._waiter is not None and not self._waiter.done()
         body = self._last_body
-        self._half_closed = not waiting and body is not None and body.is_eof()
-        return self._half_closed
+        if waiting or body is None or not body.is_eof():
+            return False
+        self._half_closed = True
+        if not self._messages:
+            self.close()  # after the request under way
+        return True
 
     async def finish_response(
         self,
@@ -177,7 +181,7 @@ class LaneHandler(RequestHandler):
             # raised outside our middleware
             resp = _refusal(request, _translated(resp))
         if self._half_closed and not self._messages:
-            self.close()
+            self.close()  # this is the last one
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -196,7 +200,8 @@ class LaneHandler(RequestHandler):
                 else MalformedRequest("the request is not valid HTTP/1.1")
             )
         else:
-            logger.error("a request failed", exc_info=exc)
+            if not isinstance(exc, ConnectionError):  # the client went away
+                logger.error("a request failed", exc_info=exc)
             error = ClipperError("the server failed on this request")
         response = _Unnamed(
             status=error.status,
@@ -340,5 +345,10 @@ async def read_body(
                 parts.append(part)
     except TimeoutError:
         raise BodyTimeout("the body took too long") from None
+    except RuntimeError:
+        if request.transport is not None:
+            raise
+        # aiohttp's way to say that there is nobody left to read from
+        raise ConnectionResetError("the client went away") from None
     except (web.RequestPayloadError, HttpProcessingError, ValueError) as error:
         raise MalformedRequest("the body is not valid HTTP/1.1") from error

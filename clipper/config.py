@@ -32,8 +32,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_seconds: Seconds = 30.0  # to send the body
     idle_seconds: Seconds = 75.0  # between requests of one connection
     write_seconds: Seconds = 30.0  # a reader that takes nothing for this long is closed
-    queue_seconds: Seconds = 10.0  # work waiting for one model, by its measured speed
-    queue_rows: Count = 200_000  # the same in rows, before the speed is known
+    queue_rows: Count = 200_000  # waiting for one model
     rows_per_request: RowCount = 10_000
     applications: Count = 1_000
     models: Count = 1_000  # model versions

@@ -23,7 +23,7 @@ from clipper.records import ApplicationRecord, BatchingSettings, ModelRecord, Po
 from clipper.selection.policy import Subject
 from clipper.store.base import Store
 from clipper.store.memory import MemoryStore
-from clipper.values import Prediction, check_name
+from clipper.values import Prediction, check_name, check_uid
 
 if TYPE_CHECKING:
     from clipper.frontend.ports import Ports
@@ -274,7 +274,7 @@ class Server:
         query = target.submit(
             encode_python(target.input_type, input),
             waiting,
-            subject=Subject(None if uid is None else str(uid), context),
+            subject=Subject(check_uid(uid), context),
             version=None if version is None else str(version),
             deadline_ms=_checked_deadline(deadline_ms),
             cache=cache,
@@ -304,7 +304,7 @@ class Server:
         batch = target.submit_batch(
             [encode_python(target.input_type, row) for row in inputs],
             waiting,
-            subject=Subject(None if uid is None else str(uid), context),
+            subject=Subject(check_uid(uid), context),
             version=None if version is None else str(version),
             deadline_ms=_checked_deadline(deadline_ms),
             cache=cache,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from clipper.errors import InvalidInput
 
+MAX_UID_BYTES = 256
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -26,6 +27,21 @@ def check_name(kind: str, name: object) -> str:
             f"{kind} must match [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}, got {name!r:.100}"
         )
     return name
+
+
+def check_uid(uid: object, path: str = "uid") -> str | None:
+    """Whose query it is, as text: 0 and "0" are one user. None is nobody in particular."""
+    if uid is None:
+        return None
+    if isinstance(uid, bool) or not isinstance(uid, (int, str)):
+        raise InvalidInput(f"Expected an integer or a string at {path}")
+    if isinstance(uid, int):
+        if not -(2**63) <= uid < 2**63:
+            raise InvalidInput(f"Expected an integer of 64 bits at {path}")
+        return str(uid)
+    if len(uid.encode("utf-8", "surrogatepass")) > MAX_UID_BYTES:
+        raise InvalidInput(f"Expected at most {MAX_UID_BYTES} bytes at {path}")
+    return uid
 
 
 class ModelId(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from clipper.errors import InvalidInput
-from clipper.values import ModelId, check_name
+from clipper.values import ModelId, check_name, check_uid
 
 
 @pytest.mark.parametrize("name", ["a", "A9", "0", "sum-model_1.2", "x" * 64])
@@ -50,3 +50,13 @@ def test_a_long_name_is_cut_in_the_sentence() -> None:
 
 def test_a_model_id_reads_like_its_key() -> None:
     assert str(ModelId("digits", "2")) == "digits:2"
+
+
+def test_a_uid_is_an_integer_of_64_bits_or_a_short_string() -> None:
+    """0 and "0" are one user; anything else names what was expected."""
+    assert check_uid(0) == check_uid("0") == "0"
+    assert check_uid(None) is None
+    assert check_uid(-(2**63)) == str(-(2**63))
+    for wrong in (True, 1.5, b"x", 2**63, "ü" * 129, ["a"]):
+        with pytest.raises(InvalidInput, match="at uid"):
+            check_uid(wrong)

@@ -27,7 +27,7 @@ from clipper.inputs import (
     flat_encoder,
 )
 from clipper.selection.policy import Subject
-from clipper.values import check_name
+from clipper.values import check_name, check_uid
 
 NOBODY = Subject()
 
@@ -158,7 +158,7 @@ class Decoder:
             check_depth(context, "$.context")
             if media == MSGPACK:
                 check_plain(context, "$.context")
-            subject = Subject(checked_uid(uid), context)
+            subject = Subject(check_uid(uid, "$.uid"), context)
         version = envelope.version
         return Request(
             rows,
@@ -235,16 +235,6 @@ def check_plain(value: object, path: str) -> None:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
-
-
-def checked_uid(uid: int | str | None) -> str | None:
-    """0 and "0" are one user."""
-    if uid is None:
-        return None
-    text = str(uid)
-    if len(text.encode("utf-8", "surrogatepass")) > 256:
-        raise InvalidInput("Expected at most 256 bytes at $.uid")
-    return text
 
 
 def _no_input() -> InvalidInput:

@@ -86,9 +86,6 @@ def test_the_server_says_no(run: Run, server: FakeServer) -> None:
         ["scale", "m", "-1"],
         ["undeploy", "m"],
         ["undeploy", "m", "a/b"],
-        ["update", "a", "q1"],
-        ["update", "a", "q1", "--label", "1", "--reward", "1"],
-        ["update", "a", "--label", "1"],
         ["deploy", "json"],
         ["deploy", "no.such.module:f"],
         ["deploy", "no/such/file.py:f"],
@@ -158,16 +155,6 @@ def test_predict_tells_a_default_output(run: Run, server: FakeServer) -> None:
 def test_a_string_without_quotes_is_explained(run: Run) -> None:
     result = run("predict", "a", "hello")
     assert """A string needs its quotes, as in '"text"'.""" in result.stderr
-
-
-def test_update(run: Run, server: FakeServer) -> None:
-    server.answers["/a/update"] = Answer({"accepted": True, "duplicate": False})
-    assert run("update", "a", "q1", "--label", "6.6").stdout == "✓ feedback taken\n"
-    assert server.last.body == {"query_id": "q1", "label": 6.6}
-    server.answers["/a/update"] = Answer({"accepted": True, "duplicate": True})
-    result = run("update", "a", "--uid", "7", "--input", "[1]", "--label", '"x"')
-    assert result.stdout == "✓ known already\n"
-    assert server.last.body == {"uid": 7, "input": [1], "label": "x"}
 
 
 # -- applications ----------------------------------------------------------------------

@@ -163,16 +163,6 @@ def test_a_batch(clipper: Clipper, server: FakeServer) -> None:
         clipper.predict_batch("a", iter([[1.0], [1.0]]))
 
 
-def test_feedback(clipper: Clipper, server: FakeServer) -> None:
-    server.answers["/a/update"] = Answer({"accepted": True, "duplicate": False})
-    assert clipper.update("a", "q1", label=1.0) == {"accepted": True, "duplicate": False}
-    assert server.last.body == {"query_id": "q1", "label": 1.0}
-    clipper.update("a", "q1", reward=0)
-    assert server.last.body == {"query_id": "q1", "reward": 0}
-    clipper.update("a", uid=7, input=np.ones(1), label=np.int64(3), feedback_id="f")
-    assert server.last.body == {"uid": 7, "input": [1.0], "label": 3, "feedback_id": "f"}
-
-
 # -- errors ----------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ _LOG_BYTES = 4 * 1024 * 1024  # a log file is turned over at this size; one old 
 @click.option(
     "--config", "config_file", metavar="FILE", help="A clipper.toml; flags go over it."
 )
-@click.option("--host", help="Address for queries and feedback.  [127.0.0.1]")
+@click.option("--host", help="Address for queries.  [127.0.0.1]")
 @click.option("--port", type=parse_port, metavar="PORT", help="Query port.  [1337]")
 @click.option("--admin-host", help="Address of the admin port.  [127.0.0.1]")
 @click.option("--admin-port", type=parse_port, metavar="PORT", help="Admin port.  [1338]")

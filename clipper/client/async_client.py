@@ -58,7 +58,7 @@ class AsyncClipper:
 
     @property
     def query_url(self) -> str:
-        """The base URL of predictions and feedback."""
+        """The base URL of predictions."""
         return self._transport.endpoints.query
 
     @property
@@ -293,7 +293,7 @@ class AsyncClipper:
         name, version = check_name("model", name), check_name("version", version)
         return str(await self._transport.admin("GET", f"/admin/logs/{name}/{version}"))
 
-    # -- queries and feedback ----------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------
 
     async def predict(
         self,
@@ -345,37 +345,6 @@ class AsyncClipper:
                 if isinstance(result, ClipperError):
                     raise result
         return results
-
-    async def update(
-        self,
-        app: str,
-        query_id: str | None = None,
-        *,
-        label: Any = None,
-        reward: float | None = None,
-        uid: int | str | None = None,
-        input: Any = None,
-        context: Any = None,
-        feedback_id: str | None = None,
-    ) -> dict[str, Any]:
-        """Tell an application how good an answer was.
-
-        Either by the answer's `query_id` with the true `label` or a `reward` from 0 to
-        1, or by `input` (and `uid`) with the true `label`; `feedback_id` then keeps one
-        that is sent twice from counting twice. The answer tells whether it was a
-        duplicate.
-        """
-        body = given(
-            query_id=query_id,
-            label=label,
-            reward=reward,
-            uid=uid,
-            input=input,
-            context=context,
-            feedback_id=feedback_id,
-        )
-        answer: dict[str, Any] = await self._post(app, "update", body)
-        return answer
 
     # -- looking at the server ---------------------------------------------------------
 

@@ -124,7 +124,7 @@ class Clipper:
 
     @property
     def query_url(self) -> str:
-        """The base URL of predictions and feedback."""
+        """The base URL of predictions."""
         return self._client.query_url
 
     @property
@@ -208,11 +208,10 @@ class Clipper:
     get_all_model_replicas = _waiting(AsyncClipper.get_all_model_replicas)
     logs = _waiting(AsyncClipper.logs)
 
-    # -- queries, feedback, a look at the server ---------------------------------------
+    # -- queries, a look at the server -------------------------------------------------
 
     predict = _waiting(AsyncClipper.predict)
     predict_batch = _waiting(AsyncClipper.predict_batch)
-    update = _waiting(AsyncClipper.update)
     status = _waiting(AsyncClipper.status)
     metrics = _waiting(AsyncClipper.metrics)
     drain = _waiting(AsyncClipper.drain)

@@ -1,4 +1,4 @@
-"""Commands that query an application and tell it how good the answer was."""
+"""The command that queries an application."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import click
 from clipper.cli.common import (
     Target,
     compact_json,
-    done,
     json_option,
     parse_json,
     print_json,
@@ -56,7 +55,7 @@ def predict(
     clipper predict hello_world '[1.1, 2.2, 3.3]'
 
     JSON is one input; - reads it from standard input. Prints the output as JSON; on a
-    terminal also the query id, which `clipper update` takes.
+    terminal also the query id.
     """
     answer = target.run(
         lambda clipper: clipper.predict(
@@ -90,69 +89,3 @@ def _as_dict(answer: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value not in (None, [])} | {
         "output": answer.output
     }
-
-
-@click.command()
-@click.argument("app")
-@click.argument("query_id", required=False)
-@click.option("--label", type=parse_json, metavar="JSON", help="The true output, as JSON.")
-@click.option("--reward", type=click.FloatRange(0, 1), metavar="R", help="How good it was.")
-@click.option(
-    "--input",
-    type=parse_json,
-    metavar="JSON",
-    help="The input, without a query id.",
-)
-@click.option(
-    "--uid",
-    type=parse_uid,
-    metavar="UID",
-    help="Whose query it was.",
-)
-@click.option(
-    "--context",
-    type=parse_json,
-    metavar="JSON",
-    help="Its features.",
-)
-@click.option("--feedback-id", help="Keeps feedback that is sent twice from counting so.")
-@json_option
-@server_options
-def update(
-    target: Target,
-    app: str,
-    query_id: str | None,
-    label: Any,
-    reward: float | None,
-    input: Any,
-    uid: int | str | None,
-    context: Any,
-    feedback_id: str | None,
-    as_json: bool,
-) -> None:
-    """Give feedback on an answer.
-
-    \b
-    clipper update hello_world QUERY_ID --label 6.6
-    clipper update hello_world --uid 7 --input '[1.1]' --label 1.1
-    """
-    if (label is None) == (reward is None):
-        raise click.UsageError("Say either --label or --reward.")
-    if (query_id is None) and input is None:
-        raise click.UsageError("Say which answer: its QUERY_ID, or the --input.")
-    answer = target.run(
-        lambda clipper: clipper.update(
-            app,
-            query_id,
-            label=label,
-            reward=reward,
-            uid=uid,
-            input=input,
-            context=context,
-            feedback_id=feedback_id,
-        )
-    )
-    if as_json:
-        print_json(answer)
-    else:
-        done("known already" if answer.get("duplicate") else "feedback taken")

@@ -318,7 +318,10 @@ class Express(asyncio.Protocol):
         self._release()
         self._writable = False  # so that nothing looks at what still comes
         self._enter(Phase.CLOSING)
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client is gone already
+            self.transport.abort()
 
     def _write(
         self, status: int, body: bytes, headers: dict[str, str], close: bool

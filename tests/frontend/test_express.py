@@ -15,7 +15,13 @@ from raw import predict, request, with_trailer
 
 from clipper.config import Limits, Settings
 from clipper.errors import InvalidInput
-from clipper.frontend.express import LINGER_TICKS, PIPELINE_BYTES, SMALL_BODY, Express, Phase
+from clipper.frontend.express import (
+    LINGER_TICKS,
+    PIPELINE_BYTES,
+    SMALL_BODY,
+    Express,
+    Phase,
+)
 from clipper.frontend.gate import Gate
 from clipper.frontend.heads import Heads
 from clipper.frontend.lane import Lane
@@ -591,6 +597,17 @@ def test_a_refused_client_ends_the_connection_itself() -> None:
     line.feed(LIVE)
     assert line.answers() == [(200, b"live")]
     assert len(line.lane.connections) == 1
+
+
+def test_a_refused_client_may_be_gone_already() -> None:
+    class Gone(FakeTransport):
+        def write_eof(self) -> None:
+            raise OSError("not connected")
+
+    line = Line({"connections": 1})
+    transport = Gone()
+    line.connect(transport)
+    assert transport.aborted
 
 
 def test_a_query_is_not_bounded_by_the_sweep() -> None:

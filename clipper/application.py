@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from clipper.batching.queue import Block, Job
+from clipper.batching.job import Block, Job
 from clipper.cache import EXACT, PredictionCache, cache_key
 from clipper.clock import Clock
 from clipper.deadlines import CallLater, Deadlines

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from clipper.application import Application
-from clipper.batching.queue import Job
+from clipper.batching.job import Job
 from clipper.cache import PredictionCache
 from clipper.catalog import Catalog
 from clipper.clock import Clock, SystemClock

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from clipper.batching.dispatcher import Dispatcher
-from clipper.batching.queue import Block, Job
+from clipper.batching.job import Block, Job
 from clipper.batching.registry import make_controller
 from clipper.cache import PredictionCache, exact_prefix, key_prefix
 from clipper.clock import Clock

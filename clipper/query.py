@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from clipper.batching.queue import EXPIRED, Block, Job
+from clipper.batching.job import EXPIRED, Block, Job
 from clipper.values import Output, RowError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from fakes import FakeLoop, FakeReplica, FakeReplicaSet, ManualClock
 
 from clipper.application import GONE, Application, render_string
-from clipper.batching.queue import EXPIRED
+from clipper.batching.job import EXPIRED
 from clipper.cache import PredictionCache
 from clipper.config import Limits
 from clipper.errors import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clipper.batching.queue import EXPIRED, Block, Job
+from clipper.batching.job import EXPIRED, Block, Job
 from clipper.query import BatchQuery, RowWaiter
 from clipper.values import Output, RowError
 

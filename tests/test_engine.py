@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeReplicaSet, ManualClock
 
 from clipper.application import GONE
-from clipper.batching.queue import EXPIRED
+from clipper.batching.job import EXPIRED
 from clipper.config import Limits, Settings
 from clipper.engine import Engine
 from clipper.errors import (

@@ -15,10 +15,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from clipper.batching.controller import BatchController
-from clipper.batching.queue import (
+from clipper.batching.job import (
     EXPIRED,
     Job,
-    JobQueue,
     Part,
     Slice,
     Work,
@@ -26,6 +25,7 @@ from clipper.batching.queue import (
     singles,
     waiting_rows,
 )
+from clipper.batching.queue import JobQueue
 from clipper.clock import Clock
 from clipper.inputs import InputType, layout_of, layout_of_blocks
 from clipper.metrics import Histogram, size_buckets, time_buckets

@@ -10,7 +10,7 @@ from clipper.batching.aimd import AIMD
 from clipper.batching.controller import Backlog, Plan
 from clipper.batching.dispatcher import ABANDONED, SHED, Dispatcher
 from clipper.batching.fixed import Fixed
-from clipper.batching.queue import EXPIRED, Block, Job
+from clipper.batching.job import EXPIRED, Block, Job
 from clipper.inputs import InputType, encode_python
 from clipper.values import FailureKind, RowError
 

@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipper.batching.queue import EXPIRED, Block, Job, JobQueue, Slice, Work
+from clipper.batching.job import EXPIRED, Block, Job, Slice, Work
+from clipper.batching.queue import JobQueue
 from clipper.values import Output, RowError
 
 FAILED = RowError("failed", "it failed")

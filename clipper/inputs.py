@@ -15,7 +15,8 @@ import sys
 from array import array
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -40,6 +41,10 @@ _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("clipper keeps numbers little-endian and runs on such machines")
+
+
+# Turns a value into a number of one kind, or names it as a fault at a path.
+Check: TypeAlias = Callable[[object, str], float]
 
 
 class Row(NamedTuple):
@@ -203,20 +208,92 @@ def _exceeds_int32(values: npt.NDArray[Any]) -> bool:
 
 
 def _numeric_from_json(kind: InputType, value: object, path: str) -> Row:
-    flat: list[float] = []
     check = _check_int if kind is InputType.INTS else _check_number
-    shape = _flatten(value, path, flat, check, 1)
+    flat, shape = _unnest(value, path, check)
     if kind is InputType.FLOATS and flat:
         _check_float32(flat)
-    payload = array(_TYPECODES[kind], flat).tobytes()
+    try:
+        payload = array(_TYPECODES[kind], flat).tobytes()
+    except OverflowError:  # an integer that is out of range
+        payload = array(_TYPECODES[kind], _checked(flat, path, shape, check)).tobytes()
     return Row(payload, shape if len(shape) > 1 else None)
+
+
+_NUMBERS = {False: frozenset({int, float}), True: frozenset({int})}
+
+
+def _unnest(value: object, path: str, check: Check) -> tuple[list[float], tuple[int, ...]]:
+    """The numbers of a nested list, and its shape, which must be regular.
+
+    Goes down level by level, each in a few calls: a body may hold millions of small
+    lists, and a call for each of them would stop the server for seconds.
+    """
+    if type(value) is not list:
+        return _flattened(value, path, check)
+    level: list[Any] = value
+    shape = [len(level)]
+    while level and type(level[0]) is list:
+        if len(shape) == MAX_AXES or tuple in (kinds := set(map(type, level))):
+            return _flattened(value, path, check)
+        if kinds != {list}:
+            at = next(i for i, item in enumerate(level) if type(item) is not list)
+            raise InvalidInput(
+                f"Expected an array, got {_json_kind(level[at])} at "
+                f"{_place(path, at, shape)}"
+            )
+        length = len(level[0])
+        if set(map(len, level)) != {length}:
+            at = next(i for i, item in enumerate(level) if len(item) != length)
+            raise InvalidInput(
+                f"Expected an array of shape {[length]} like its neighbours, "
+                f"got {[len(level[at])]} at {_place(path, at, shape)}"
+            )
+        shape.append(length)
+        level = list(chain.from_iterable(level))
+    plain = _NUMBERS[check is _check_int]
+    if not plain.issuperset(map(type, level)):
+        at = next(i for i, item in enumerate(level) if type(item) not in plain)
+        check(level[at], _place(path, at, shape))
+        level = _checked(level, path, tuple(shape), check)  # it was one of numpy's
+    return level, tuple(shape)
+
+
+def _checked(
+    level: list[Any], path: str, shape: tuple[int, ...], check: Check
+) -> list[float]:
+    """Numbers one by one, where some are numpy's or out of range."""
+    out: list[float] = []
+    for i, item in enumerate(level):
+        try:
+            out.append(check(item, path))
+        except InvalidInput:
+            check(item, _place(path, i, shape))
+            raise
+    return out
+
+
+def _place(path: str, index: int, shape: Sequence[int]) -> str:
+    """The path of an element by its index in the flattened array."""
+    place = ""
+    for length in reversed(shape):
+        index, i = divmod(index, length)
+        place = f"[{i}]{place}"
+    return path + place
+
+
+def _flattened(
+    value: object, path: str, check: Check
+) -> tuple[list[float], tuple[int, ...]]:
+    """The same for what is rare: tuples, and arrays that are too deep."""
+    flat: list[float] = []
+    return flat, _flatten(value, path, flat, check, 1)
 
 
 def _flatten(
     value: object,
     path: str,
     out: list[float],
-    check: Callable[[object, str], float],
+    check: Check,
     depth: int,
 ) -> tuple[int, ...]:
     """Append the numbers of a nested list to `out`; its shape, which must be regular."""

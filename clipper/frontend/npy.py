@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from clipper.errors import InvalidInput
+from clipper.inputs import MAX_AXES
 
 _MAGIC = b"\x93NUMPY"
-_MAX_AXES = 32
 # numpy pads headers to a multiple of 64 bytes; one with 32 axes stays well below this.
 _MAX_HEADER = 1024
 
@@ -40,8 +40,8 @@ def read_npy(body: bytes) -> np.ndarray[Any, Any]:
     shape = tuple(int(digits) for digits in re.findall(rb"[0-9]+", shape_text))
     if not shape:
         raise InvalidInput("Expected an array of at least one axis")
-    if len(shape) > _MAX_AXES:
-        raise InvalidInput(f"Expected an array of at most {_MAX_AXES} axes")
+    if len(shape) > MAX_AXES + 1:
+        raise InvalidInput(f"Expected an array of at most {MAX_AXES + 1} axes")
     try:
         dtype = np.dtype(descr[1:-1].decode())
     except TypeError:

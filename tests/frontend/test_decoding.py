@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -140,6 +141,11 @@ def test_faults_of_the_envelope(field: bytes, path: str) -> None:
         (InputType.DOUBLES, b'{"input": [[1], [1, 2]]}', "$.input[1]"),
         (InputType.DOUBLES, b'{"input": [[1], 2]}', "$.input[1]"),
         (InputType.DOUBLES, b'{"input_batch": [[1], ["x"]]}', "$.input_batch[1][0]"),
+        (InputType.DOUBLES, b'{"input": [[1, 2], [3, "x"]]}', "$.input[1][1]"),
+        (InputType.DOUBLES, b'{"input": [[[1], [2]], [[3], [true]]]}', "$.input[1][1][0]"),
+        (InputType.DOUBLES, b'{"input": [[[1], [2]], [[3], 4]]}', "$.input[1][1]"),
+        (InputType.DOUBLES, b'{"input": [[[1], [2]], [[3], [4, 5]]]}', "$.input[1][1]"),
+        (InputType.DOUBLES, b'{"input": [[1], [%b]]}' % (b"9" * 400), "$.input[1][0]"),
         (InputType.DOUBLES, b'{"input_batch": {}}', "$.input_batch"),
         (InputType.DOUBLES, b'{"input_batch": [1]}', "$.input_batch[0]"),
         (InputType.INTS, b'{"input": [1.5]}', "$.input[0]"),
@@ -167,6 +173,17 @@ def test_faults_have_their_path(kind: InputType, body: bytes, cause: str) -> Non
     assert cause in caught.value.cause
     for word in ("`str", "`int", "Error", "list", "dict", "`float", "NoneType", "`bool"):
         assert word not in caught.value.cause
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"[1],", b"[[]],", b"[1,2],"])
+@pytest.mark.parametrize("last", [b"", b"0,"])
+def test_many_small_arrays_do_not_hold_the_server_up(unit: bytes, last: bytes) -> None:
+    """A call for each of them would; with a fault at the end it must be no worse."""
+    body = b'{"input": [%b]}' % (unit * (2_000_000 // len(unit)) + last)[:-1]
+    began = time.process_time()
+    with suppress(InvalidInput):
+        decode(InputType.DOUBLES, body)
+    assert time.process_time() - began < 1.0
 
 
 @given(st.binary(max_size=200))

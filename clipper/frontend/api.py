@@ -9,7 +9,7 @@ import msgspec
 from clipper.application import Application
 from clipper.engine import Engine
 from clipper.errors import NotFound, Unavailable
-from clipper.frontend.decoding import Block, Decoder
+from clipper.frontend.decoding import RECENT_SIZE, Block, Decoder
 from clipper.frontend.gate import JSON
 from clipper.frontend.schemas import ApplicationAnswer, HealthAnswer
 from clipper.inputs import InputType, Row
@@ -40,11 +40,13 @@ class QueryApi:
         application, decoder = known
         if self._engine.draining:
             raise Unavailable("the server is shutting down")
-        # an application with a cache expects to see the same bodies again
-        request = decoder.recent.get(body) if application.record.cache else None
-        if request is None or media != JSON or parameters:
+        # an application with a cache expects to see the same bodies again; to look for
+        # a large one would take longer than it is worth
+        again = len(body) <= RECENT_SIZE and media == JSON and application.record.cache
+        request = decoder.recent.get(body) if again else None
+        if request is None:
             request = decoder.decode(media, body, parameters)
-            if application.record.cache and media == JSON and not parameters:
+            if again:
                 decoder.remember(body, request)
         rows, subject, version, deadline_ms, cache = request
         # positional all the way: this is the hot path

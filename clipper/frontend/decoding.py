@@ -33,8 +33,8 @@ NOBODY = Subject()
 
 
 # Bodies of applications with a cache that are remembered, and their largest size.
-_REMEMBERED = 2048
-_REMEMBERED_SIZE = 1024
+RECENT = 2048
+RECENT_SIZE = 1024
 
 
 class Block(NamedTuple):
@@ -79,10 +79,9 @@ class Decoder:
 
     def remember(self, body: bytes, request: Request) -> None:
         """Keep what a JSON body said under its exact bytes, for when it comes again."""
-        if len(body) <= _REMEMBERED_SIZE:
-            if len(self.recent) >= _REMEMBERED:
-                self.recent.clear()
-            self.recent[body] = request
+        if len(self.recent) >= RECENT:
+            self.recent.clear()
+        self.recent[body] = request
 
     def decode(self, media: str, body: bytes, parameters: str = "") -> Request:
         """The request in a body. Raises InvalidInput with the path of the fault."""

@@ -20,6 +20,7 @@ from raw import (
 )
 
 from clipper import Server
+from clipper.frontend.decoding import RECENT, RECENT_SIZE
 
 LOOPS = ("uvloop", "asyncio")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -66,6 +67,9 @@ PLAIN: dict[str, tuple[bytes, int]] = {
 
 # Requests that the hot lane hands over by itself; nothing may change the answer.
 ODD: dict[str, tuple[bytes, int]] = {
+    "close": (predict("numbers", ONE, "Connection: close"), 200),
+    "GET, close": (request("GET", "/numbers", None, "Connection: close"), 200),
+    "batch, close": (predict("numbers", BATCH, "Connection: close"), 200),
     "unknown GET": (request("GET", "/nope"), 404),
     "no route": (request("GET", "/a/b/c"), 404),
     "root": (request("GET", "/"), 404),
@@ -138,8 +142,7 @@ async def test_one_answer(echo_server: Server, name: str, force: str) -> None:
     plain = await ask(echo_server.port, data)
     forced = await ask(echo_server.port, FORCES[force](data))
     assert plain.status == status, plain.body
-    if name in ("65 headers", "17 kB of headers"):
-        # one header more or less does not matter: the connection ends in any case
+    if "close" in name or name in ("65 headers", "17 kB of headers"):
         assert plain.closes and forced.closes
     assert comparable(plain) == comparable(forced)
     check_manners(plain)
@@ -192,6 +195,28 @@ async def test_outputs_are_the_inputs(echo_server: Server) -> None:
             answer = await ask(echo_server.port, data)
             assert answer.value["output"] == output
             assert answer.value["default"] is False
+
+
+async def test_what_is_remembered_of_bodies(echo_server: Server) -> None:
+    """The same bytes mean the same only in the same media type and application; the
+    number of bodies that are kept is bounded, and large ones are not."""
+    api = lane_of(echo_server).api
+    body = b'{"input": [1, 2]}'
+    for _ in range(2):
+        for app, output in (("numbers", [1.0, 2.0]), ("echo", [1, 2])):
+            answer = await ask(echo_server.port, predict(app, body))
+            assert repr(answer.value["output"]) == repr(output)
+        wrong = predict("echo", body, media="application/msgpack")
+        assert (await ask(echo_server.port, wrong)).status == 400
+    _, decoder = api._decoders["echo"]
+    assert body in decoder.recent
+    large = b'{"input": "%b"}' % (b"x" * RECENT_SIZE)
+    assert (await ask(echo_server.port, predict("echo", large))).status == 200
+    assert large not in decoder.recent
+    for number in range(RECENT + 10):
+        decoder.remember(b"%d" % number, decoder.recent.get(body))
+    assert len(decoder.recent) <= RECENT
+    decoder.recent.clear()
 
 
 async def test_head_is_get_without_a_body(echo_server: Server) -> None:

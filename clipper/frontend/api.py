@@ -9,11 +9,15 @@ import msgspec
 from clipper.application import Application
 from clipper.engine import Engine
 from clipper.errors import NotFound, Unavailable
-from clipper.frontend.decoding import RECENT_SIZE, Block, Decoder
+from clipper.frontend.decoding import Block, Decoder, Request
 from clipper.frontend.gate import JSON
 from clipper.frontend.schemas import ApplicationAnswer, HealthAnswer
 from clipper.inputs import InputType, Row
 from clipper.query import BatchQuery, BatchReceiver, Query, Receiver
+
+# Bodies that are remembered, over all applications with a cache, and their largest size.
+RECENT = 8192
+RECENT_SIZE = 1024
 
 
 class AnyReceiver(Receiver, BatchReceiver, Protocol):
@@ -26,7 +30,9 @@ class QueryApi:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._applications = engine.applications
-        # All mutable state: a decoder for each application, made when it is first asked.
+        # All mutable state: a decoder for each application, made when it is first asked,
+        # and how many bodies they remember together.
+        self._remembered = 0
         self._decoders: dict[str, tuple[Application, Decoder]] = {}
 
     def predict(
@@ -47,7 +53,7 @@ class QueryApi:
         if request is None:
             request = decoder.decode(media, body, parameters)
             if again:
-                decoder.remember(body, request)
+                self._remember(decoder, body, request)
         rows, subject, version, deadline_ms, cache = request
         # positional all the way: this is the hot path
         if type(rows) is Row:
@@ -62,6 +68,15 @@ class QueryApi:
         return application.submit_batch(
             rows, receiver, subject, version, deadline_ms, cache
         )
+
+    def _remember(self, decoder: Decoder, body: bytes, request: Request) -> None:
+        """Keep what a body said under its exact bytes, for when it comes again."""
+        if self._remembered >= RECENT:
+            self._remembered = 0
+            for _, other in self._decoders.values():
+                other.recent.clear()
+        self._remembered += 1
+        decoder.recent[body] = request
 
     def _meet(self, name: str) -> tuple[Application, Decoder]:
         """Make the decoder of an application that is asked for the first time."""

@@ -32,11 +32,6 @@ from clipper.values import check_name, check_uid
 NOBODY = Subject()
 
 
-# Bodies of applications with a cache that are remembered, and their largest size.
-RECENT = 2048
-RECENT_SIZE = 1024
-
-
 class Block(NamedTuple):
     """Rows of one size and shape in one piece."""
 
@@ -74,14 +69,9 @@ class Decoder:
         self._json_any = msgspec.json.Decoder(AnyRequest)
         self._msgpack = msgspec.msgpack.Decoder(fast)
         self._msgpack_any = msgspec.msgpack.Decoder(AnyRequest)
-        # All mutable state: requests by the bytes of the bodies they came in.
+        # All mutable state: requests by the bytes of the JSON bodies they came in. The
+        # API fills it, and empties it with those of other applications.
         self.recent: dict[bytes, Request] = {}
-
-    def remember(self, body: bytes, request: Request) -> None:
-        """Keep what a JSON body said under its exact bytes, for when it comes again."""
-        if len(self.recent) >= RECENT:
-            self.recent.clear()
-        self.recent[body] = request
 
     def decode(self, media: str, body: bytes, parameters: str = "") -> Request:
         """The request in a body. Raises InvalidInput with the path of the fault."""

@@ -88,7 +88,7 @@ async def test_spawning_blocks_the_loop_briefly() -> None:
         worker.kill()
         await worker.exited.wait()
         transport.abort()
-    assert min(took) < 0.010
+    assert min(took) < 0.1
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ class Restarts:
     deaths: int = 3  # more than so many
     window: float = 60.0  # within so long are a crash loop
     retry: float = 30.0  # between tries while the version has failed
+    proven: int = 20  # batches: one that answered so many is no part of a loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,18 +339,19 @@ class ReplicaSet:
     async def _keep_filled(self, slot: _Slot) -> None:
         """Runs until it is cancelled. A replica that is there is waited for first."""
         while True:
+            served = 0
             try:
                 replica = slot.replica or await self._refill(slot)
                 await slot.gone.wait()
                 await replica.wait_gone()
-                why = replica.reason
+                why, served = replica.reason, replica.statistics().batches
             except (ReplicaFailed, ClipperError) as error:
                 why = error.cause
             except Exception as error:
                 logger.exception("%r could not start a replica", self)
                 why = f"it could not be started: {error}"
             self._empty(slot)
-            self._count_death(slot, why)
+            self._count_death(slot, why, served)
             await self._pause(slot)
 
     async def _refill(self, slot: _Slot) -> Replica:
@@ -368,16 +370,19 @@ class ReplicaSet:
         self._changed()
         return replica
 
-    def _count_death(self, slot: _Slot, why: str) -> None:
+    def _count_death(self, slot: _Slot, why: str, served: int) -> None:
         now, rule = self._clock.now(), self._restarts
-        if now - slot.started_at > rule.window:
+        proven = served >= rule.proven
+        if proven or now - slot.started_at > rule.window:
             slot.failures = 0
         slot.failures += 1
         self._death_count += 1
-        self._deaths.append(now)
+        if not proven:
+            # one that served well and was killed says nothing against the version
+            self._deaths.append(now)
         recent = sum(now - death <= rule.window for death in self._deaths)
         self.reason = f"a worker ended: {why}"
-        if recent > rule.deaths or now < self._on_trial:
+        if not proven and (recent > rule.deaths or now < self._on_trial):
             self._tripped = True
             self._next_try = now + rule.retry
             self._on_trial = self._next_try + rule.window

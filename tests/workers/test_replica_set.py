@@ -232,6 +232,20 @@ async def test_a_crash_loop_takes_the_version_out_and_it_heals(make_set: MakeSet
     assert await picked(replicas).call("fine") == [b'"fine"']
 
 
+async def test_one_that_served_well_is_no_part_of_a_crash_loop(make_set: MakeSet) -> None:
+    """Killing good workers again and again takes no version out of service."""
+    replicas = make_set()
+    await replicas.start(1)
+    for _ in range(6):
+        await eventually(lambda: replicas.live)
+        for _ in range(FAST.proven):
+            assert await picked(replicas).call("fine") == [b'"fine"']
+        await picked(replicas).call("die")
+        assert replicas.state is not State.FAILED
+    await eventually(lambda: replicas.live)
+    assert replicas.statistics().deaths == 6
+
+
 def counts_and_dies(xs: Any) -> Any:
     import os
 

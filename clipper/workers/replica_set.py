@@ -51,7 +51,7 @@ class Restarts:
     deaths: int = 3  # more than so many
     window: float = 60.0  # within so long are a crash loop
     retry: float = 30.0  # between tries while the version has failed
-    proven: int = 20  # batches: one that answered so many is no part of a loop
+    proven: int = 5  # batches: one that answered so many is no part of a loop
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from itertools import count
 from typing import Any
 
 from clipper.clock import Clock
-from clipper.inputs import InputType, decode_batch
+from clipper.inputs import InputType
+from clipper.layout import decode_batch
 from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output
 from clipper.workers.replica_set import State, WorkerSpec
 

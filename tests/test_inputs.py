@@ -19,15 +19,13 @@ from clipper.inputs import (
     SPELLINGS,
     InputType,
     Row,
-    decode_batch,
     encode_array_rows,
     encode_json_value,
     encode_python,
     flat_encoder,
-    layout_of,
-    layout_of_blocks,
     parse_input_type,
 )
+from clipper.layout import decode_batch, layout_of, layout_of_blocks
 
 INTS, FLOATS, DOUBLES = InputType.INTS, InputType.FLOATS, InputType.DOUBLES
 STRINGS, BYTES, JSON = InputType.STRINGS, InputType.BYTES, InputType.JSON

@@ -26,6 +26,7 @@ LAYERS = (
     ("errors", "version", "clock", "metrics", "records"),
     ("values", "config", "runtime"),
     ("inputs",),
+    ("layout",),
     ("batching", "selection", "workers", "store", "cache", "deadlines", "query_id"),
     ("registration", "model", "query", "client"),
     ("catalog", "application"),
@@ -300,6 +301,7 @@ def test_a_worker_loads_no_more_than_it_needs() -> None:
     own = {name for name in loaded if name.startswith("clipper.")}
     assert own <= {
         "clipper.errors",
+        "clipper.layout",
         "clipper.inputs",
         "clipper.values",
         "clipper.version",

@@ -27,7 +27,8 @@ from clipper.batching.job import (
 )
 from clipper.batching.queue import JobQueue
 from clipper.clock import Clock
-from clipper.inputs import InputType, layout_of, layout_of_blocks
+from clipper.inputs import InputType
+from clipper.layout import layout_of, layout_of_blocks
 from clipper.metrics import Histogram, size_buckets, time_buckets
 from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output, RowError
 

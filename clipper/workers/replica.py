@@ -11,7 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from clipper.clock import Clock
-from clipper.inputs import Row, layout_of
+from clipper.inputs import Row
+from clipper.layout import layout_of
 from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, RowError
 from clipper.workers import wire
 from clipper.workers.channel import Channel, settle

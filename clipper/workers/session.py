@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from clipper.inputs import InputType, decode_batch
+from clipper.inputs import InputType
+from clipper.layout import decode_batch
 from clipper.version import __version__
 from clipper.workers import guard, packaging, wire
 from clipper.workers.outputs import WrongCount, convert

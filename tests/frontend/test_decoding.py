@@ -20,7 +20,8 @@ from clipper.errors import InvalidInput, PayloadTooLarge
 from clipper.frontend.decoding import Block, Decoder, Request, plain_words
 from clipper.frontend.gate import JSON, MSGPACK, NPY
 from clipper.frontend.npy import read_npy
-from clipper.inputs import InputType, Row, decode_batch, layout_of
+from clipper.inputs import InputType, Row
+from clipper.layout import decode_batch, layout_of
 from clipper.selection.policy import Subject
 
 NUMERIC = (InputType.INTS, InputType.FLOATS, InputType.DOUBLES)

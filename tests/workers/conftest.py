@@ -12,7 +12,8 @@ import pytest
 import uvloop
 
 from clipper.clock import SystemClock
-from clipper.inputs import InputType, encode_python, layout_of
+from clipper.inputs import InputType, encode_python
+from clipper.layout import layout_of
 from clipper.values import Batch, BatchResult
 from clipper.workers.packaging import pack
 from clipper.workers.replica import Replica

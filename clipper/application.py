@@ -92,6 +92,7 @@ class Application:
         self.name = record.name
         self.input_type = parse_input_type(record.input_type)
         self.slo = record.slo_micros / 1e6
+        self.caching = record.cache
         self._policy = make_policy(record.policy)
         self._state: Any = self._policy.init(())
         self._default = self._default_text(record)
@@ -167,7 +168,7 @@ class Application:
             query.job_done(NO_MODEL)
             return query
         payload, shape = row
-        if not (cache and self.record.cache):
+        if not (cache and self.caching):
             query.job = job = Job(payload, shape, deadline, query)
             model.submit(job)
         else:
@@ -200,7 +201,7 @@ class Application:
             return batch
         for index, row in enumerate(rows):
             waiter = RowWaiter(batch, index)
-            if not (cache and self.record.cache):
+            if not (cache and self.caching):
                 job = Job(row.payload, row.shape, batch.deadline, waiter)
                 batch.jobs.append((job, waiter))
                 model.submit(job)

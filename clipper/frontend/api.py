@@ -48,7 +48,7 @@ class QueryApi:
             raise Unavailable("the server is shutting down")
         # an application with a cache expects to see the same bodies again; to look for
         # a large one would take longer than it is worth
-        again = len(body) <= RECENT_SIZE and media == JSON and application.record.cache
+        again = len(body) <= RECENT_SIZE and media == JSON and application.caching
         request = decoder.recent.get(body) if again else None
         if request is None:
             request = decoder.decode(media, body, parameters)
@@ -59,7 +59,7 @@ class QueryApi:
         if type(rows) is Row:
             return application.submit(rows, receiver, subject, version, deadline_ms, cache)
         if type(rows) is Block:
-            if cache and application.record.cache:
+            if cache and application.caching:
                 return application.submit_batch(
                     rows.split(), receiver, subject, version, deadline_ms
                 )

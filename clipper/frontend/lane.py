@@ -11,11 +11,11 @@ from clipper.frontend.api import QueryApi
 from clipper.frontend.express import Express, Phase
 from clipper.frontend.heads import Heads
 
-SWEEP_SECONDS = 1.0
-
 
 class Lane:
     """All connections of the hot lane."""
+
+    sweep_seconds = 1.0  # the time limits of connections count its rounds
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Lane:
             connection.transport.abort()
 
     def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        self._timer = asyncio.get_running_loop().call_later(self.sweep_seconds, self._sweep)
 
     def _sweep(self) -> None:
         """One timer for the time limits of all connections; none while there are none."""

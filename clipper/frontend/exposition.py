@@ -70,14 +70,10 @@ class Exposition:
         self._gate = gate
         self._process = ProcessCollector(registry=None)
 
-    def render(self, accept: str) -> tuple[str, bytes]:
-        """Content type and text for a client with this Accept header."""
-        content_type, pieces = self.pieces(accept)
-        return content_type, b"".join(pieces)
-
     def pieces(self, accept: str) -> tuple[str, Iterator[bytes]]:
-        """The same text bit by bit. With hundreds of applications and models the whole
-        takes longer than a query may wait; each piece takes a millisecond or two."""
+        """Content type and text for a client with this Accept header, bit by bit. With
+        hundreds of applications and models the whole takes longer than a query may
+        wait; each piece takes a millisecond or two."""
         encode, content_type = choose_encoder(_understood(accept))
         return content_type, self._encoded(encode, content_type.startswith(OPENMETRICS))
 

@@ -23,7 +23,6 @@ import msgspec
 from clipper.errors import ClipperError, InvalidInput
 
 MIB = 1024 * 1024
-LARGE = 10 * MIB  # worth a word to the deployer: a global list may have come along
 _SOURCE_LIMIT = 64 * 1024
 _MAGIC = b"clipper-package-1\n"
 
@@ -63,14 +62,6 @@ class Package:
     packages: dict[str, str]
     source: str = field(repr=False)
     by_value: list[str]
-
-    @property
-    def size(self) -> int:
-        return len(self.blob)
-
-    @property
-    def is_large(self) -> bool:
-        return len(self.blob) > LARGE
 
 
 class PredictorFunction:
@@ -280,15 +271,9 @@ def _join(manifest: Manifest, pickled: bytes) -> bytes:
     return b"".join((_MAGIC, len(head).to_bytes(4, "little"), head, pickled))
 
 
-def read_manifest(blob: bytes | bytearray | memoryview) -> Manifest | None:
-    """The manifest of a package, None for a bare pickle. Loads nothing.
-
-    Raises PackagingError for what is neither.
-    """
-    return _split(blob)[0]
-
-
-def _split(blob: bytes | bytearray | memoryview) -> tuple[Manifest | None, memoryview]:
+def split(blob: bytes | bytearray | memoryview) -> tuple[Manifest | None, memoryview]:
+    """The manifest and the pickle in a package; a bare pickle has no manifest. Loads
+    nothing. Raises PackagingError for what is neither."""
     view = memoryview(blob)
     if bytes(view[:1]) == b"\x80":  # what every pickle since protocol 2 begins with
         return None, view
@@ -311,7 +296,7 @@ def unpack(blob: bytes | bytearray | memoryview) -> Callable[[Any], Any]:
 
     Raises PackagingError with a sentence that says what to do.
     """
-    manifest, pickled = _split(blob)
+    manifest, pickled = split(blob)
     if manifest is not None and manifest.python != python_version():
         raise PackagingError(
             f"the function was packaged by Python {manifest.python} and the worker runs "

@@ -27,7 +27,7 @@ from clipper.workers.packaging import (
     PackagingError,
     pack,
     python_version,
-    read_manifest,
+    split,
     unpack,
 )
 
@@ -35,7 +35,6 @@ from . import local_helper
 from .conftest import StartWorker
 
 LOCK = threading.Lock()
-BIG = np.zeros(2_000_000)
 
 
 def uses_helper(xs: Any) -> Any:
@@ -55,17 +54,12 @@ def test_a_package_describes_itself() -> None:
     }
     assert package.source.startswith("def uses_numpy(xs")
     assert __name__ in package.by_value
-    assert package.size == len(package.blob) < 10_000
-    assert not package.is_large
-    manifest = read_manifest(package.blob)
+    assert len(package.blob) < 10_000
+    manifest, _ = split(package.blob)
     assert manifest is not None
     assert manifest.packages == package.packages
     assert manifest.source == package.source
     assert "blob" not in repr(package)
-
-
-def test_a_large_global_is_noticed() -> None:
-    assert pack(lambda xs: BIG[: len(xs)]).is_large
 
 
 def test_unpack_gives_the_function_back() -> None:
@@ -186,15 +180,15 @@ def test_a_pickle_of_no_function_is_refused() -> None:
 @given(st.binary(max_size=100) | st.binary(max_size=50).map(lambda b: packaging._MAGIC + b))
 def test_junk_has_no_manifest(blob: bytes) -> None:
     with suppress(PackagingError):
-        assert read_manifest(blob) is None or blob.startswith(packaging._MAGIC)
+        assert split(blob)[0] is None or blob.startswith(packaging._MAGIC)
 
 
 def test_reading_a_manifest_runs_nothing() -> None:
     canary = pickle.dumps(pytest.fail)[:-1] + b"(X\x06\x00\x00\x00loadedtR."
     with pytest.raises(BaseException, match="loaded"):
         pickle.loads(canary)
-    read_manifest(canary)
-    read_manifest(damaged(packaging.Manifest(python="3.11"), canary))
+    split(canary)
+    split(damaged(packaging.Manifest(python="3.11"), canary))
 
 
 def test_the_package_unpickles_in_one_place_only() -> None:
@@ -273,7 +267,7 @@ async def test_strings_to_strings(start_worker: StartWorker) -> None:
 
 
 def test_manifest_is_small_data() -> None:
-    manifest = read_manifest(pack(uses_numpy).blob)
+    manifest, _ = split(pack(uses_numpy).blob)
     assert (
         msgspec.json.decode(msgspec.json.encode(manifest), type=packaging.Manifest)
         == manifest

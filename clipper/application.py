@@ -93,6 +93,7 @@ class Application:
         self.input_type = parse_input_type(record.input_type)
         self.slo = record.slo_micros / 1e6
         self.caching = record.cache
+        self._ttl = record.cache_ttl_seconds
         self._policy = make_policy(record.policy)
         self._state: Any = self._policy.init(())
         self._default = self._default_text(record)
@@ -177,7 +178,11 @@ class Application:
                 if shape is None and len(payload) <= EXACT
                 else cache_key(model.prefix, payload, shape)
             )
-            hit = self._cache.get(key)
+            hit = (
+                self._cache.get(key)
+                if self._ttl is None
+                else self._cache.get_since(key, arrived - self._ttl)
+            )
             if hit is not None:
                 query.job_done(hit)
                 return query
@@ -207,7 +212,11 @@ class Application:
                 model.submit(job)
                 continue
             key = cache_key(model.prefix, *row)
-            hit = self._cache.get(key)
+            hit = (
+                self._cache.get(key)
+                if self._ttl is None
+                else self._cache.get_since(key, batch.arrived - self._ttl)
+            )
             if hit is not None:
                 batch.row_done(index, hit)
                 continue

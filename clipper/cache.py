@@ -1,21 +1,19 @@
-"""The prediction cache: bounded by bytes, least recently used first out, single flight.
+"""The prediction cache: bounded by bytes, single flight, fresh as its reader asks.
 
 Invariants: errors are never cached; a key has at most one evaluation in flight; an entry
-is never larger than the whole cache.
+is never larger than the whole cache. Which entries go first is in clipper.eviction.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections import OrderedDict
 from typing import Generic, TypeVar
 
-Pending = TypeVar("Pending")
+from clipper.clock import Clock, SystemClock
+from clipper.eviction import POLICIES, Entry
 
-# What an entry costs beside its key and value: two bytes objects and a dict slot with
-# its links, measured with tracemalloc on CPython 3.11.
-ENTRY_OVERHEAD = 260
+Pending = TypeVar("Pending")
 
 # Inputs up to this size are their own key: exact, and cheaper than a digest.
 EXACT = 256
@@ -54,16 +52,25 @@ class PredictionCache(Generic[Pending]):
 
     Values are JSON text (bytes), or a string output (str). `Pending` is whatever stands
     for an evaluation in flight; the cache only keeps it.
+
+    Applications of one model version share its entries. How old an output may be is the
+    reader's affair: to one that asks for something fresher an entry is a miss, and what
+    is evaluated then takes its place for all.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(
+        self, max_bytes: int, policy: str = "sieve", clock: Clock | None = None
+    ) -> None:
         self.max_bytes = max_bytes
-        # All mutable state: entries, the oldest first; their bytes; evaluations in
-        # flight; counters.
-        self._entries: OrderedDict[bytes, bytes | str] = OrderedDict()
+        self._now = (clock or SystemClock()).now
+        # All mutable state: entries; their bytes; evaluations in flight; counters.
+        self._eviction = POLICIES[policy]()
         self.bytes = 0
         self.in_flight: dict[bytes, Pending] = {}
         self.hits = self.misses = self.joins = self.evictions = 0
+        # parts of the policy at hand, for the sake of `get`
+        self._entries = self._eviction.entries
+        self._touch = self._eviction.touch
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -75,13 +82,22 @@ class PredictionCache(Generic[Pending]):
         )
 
     def get(self, key: bytes) -> bytes | str | None:
-        """The cached output, or None; a hit makes it the most recently used."""
-        output = self._entries.get(key)
-        if output is None:
+        """The cached output, or None."""
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        self._entries.move_to_end(key)
+        if self._touch is not None:
+            self._touch(key)
+        elif not entry.visited:
+            entry.visited = True
         self.hits += 1
-        return output
+        return entry.output
+
+    def get_since(self, key: bytes, since: float) -> bytes | str | None:
+        """The cached output, or None if there is none or it was made before `since`,
+        in seconds of the clock."""
+        entry = self._entries.get(key)
+        return None if entry is None or entry.made < since else self.get(key)
 
     def join(self, key: bytes) -> Pending | None:
         """The evaluation of this key that is in flight, if there is one."""
@@ -97,26 +113,32 @@ class PredictionCache(Generic[Pending]):
         self.in_flight[key] = pending
 
     def finish(self, key: bytes, pending: Pending, output: bytes | str | None) -> None:
-        """The evaluation ended; None when it failed, which is not kept."""
+        """The evaluation ended; None when it failed, which is not kept. An elder output
+        of the key stays until there is a new one."""
         if self.in_flight.get(key) is pending:
             del self.in_flight[key]
         if output is not None:
             self._put(key, output)
 
     def _put(self, key: bytes, output: bytes | str) -> None:
-        size = _size(key, output)
+        replaced = self._remove(key)
+        size = self._size(key, output)
         if size > self.max_bytes:
             return
-        entries = self._entries
-        old = entries.pop(key, None)
-        if old is not None:
-            self.bytes -= _size(key, old)
-        entries[key] = output
-        self.bytes += size
-        while self.bytes > self.max_bytes:
-            oldest, value = entries.popitem(last=False)
-            self.bytes -= _size(oldest, value)
+        while self.bytes + size > self.max_bytes:
+            victim, entry = self._eviction.evict()
+            self.bytes -= self._size(victim, entry.output)
             self.evictions += 1
+        # one that is evaluated anew was asked for again
+        self._eviction.add(key, Entry(output, self._now(), visited=replaced))
+        self.bytes += size
+
+    def _remove(self, key: bytes) -> bool:
+        entry = self._eviction.remove(key)
+        if entry is None:
+            return False
+        self.bytes -= self._size(key, entry.output)
+        return True
 
     def keys_of(self, prefix: bytes) -> list[bytes]:
         """The keys that begin with `prefix`."""
@@ -125,13 +147,10 @@ class PredictionCache(Generic[Pending]):
     def discard(self, keys: list[bytes]) -> None:
         """Forget these entries."""
         for key in keys:
-            output = self._entries.pop(key, None)
-            if output is not None:
-                self.bytes -= _size(key, output)
+            self._remove(key)
 
-
-def _size(key: bytes, output: bytes | str) -> int:
-    # a str counts twice its length: wide characters take up to four bytes each, and
-    # string outputs that are JSON text are nearly always ASCII
-    extra = len(output) if type(output) is bytes else 2 * len(output)
-    return len(key) + extra + ENTRY_OVERHEAD
+    def _size(self, key: bytes, output: bytes | str) -> int:
+        # a str counts twice its length: wide characters take up to four bytes each, and
+        # string outputs that are JSON text are nearly always ASCII
+        extra = len(output) if type(output) is bytes else 2 * len(output)
+        return len(key) + extra + self._eviction.overhead

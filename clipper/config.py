@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loop: Literal["uvloop", "asyncio"] = "uvloop"
     durability: Literal["full", "process"] = "full"  # survive power loss, or kill -9
     cache_bytes: Bytes = 64 * MIB
+    cache_policy: Literal["sieve", "lru"] = "sieve"  # which outputs go when it is full
     drain_seconds: Seconds = 10.0
     limits: Limits = Limits()
 

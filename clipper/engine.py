@@ -47,7 +47,9 @@ class Engine:
         self.settings = settings
         self.store = store
         self.clock: Clock = clock or SystemClock()
-        self.cache: PredictionCache[Job] = PredictionCache(settings.cache_bytes)
+        self.cache: PredictionCache[Job] = PredictionCache(
+            settings.cache_bytes, settings.cache_policy, self.clock
+        )
         # All mutable state: what is registered, changed under one lock, and what stands
         # for it in memory; versions that are up and wait for their commit; a lock for
         # each model name whose workers are started or ended, as long as somebody has

@@ -71,6 +71,7 @@ class ApplicationRecord(msgspec.Struct, frozen=True):
     policy: PolicySettings = PolicySettings()
     policy_generation: int = 1
     cache: bool = True
+    cache_ttl_seconds: float | None = None  # None: outputs are used until they are evicted
     parse_output: bool = True
     on_overload: str = "default"
     loss: str = "zero_one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -43,6 +44,11 @@ def check_application(spec: ApplicationRecord) -> ApplicationRecord:
         raise InvalidInput(f"an application has at most {MAX_CANDIDATES} models")
     if spec.default_output is not None:
         _check_default(spec.default_output)
+    ttl = spec.cache_ttl_seconds
+    if ttl is not None and not (0 < ttl < math.inf):
+        raise InvalidInput(
+            f"cache_ttl_seconds must be a positive number of seconds, or null, got {ttl:g}"
+        )
     _check_one_of("on_overload", spec.on_overload, ON_OVERLOAD)
     _check_one_of("loss", spec.loss, LOSSES)
     make_policy(spec.policy)

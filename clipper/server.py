@@ -234,13 +234,15 @@ class Server:
         slo_micros: int = DEFAULT_SLO_MICROS,
         policy: str = "static",
         cache: bool = True,
+        cache_ttl_seconds: float | None = None,
         parse_output: bool = True,
         on_overload: str = "default",
         loss: str = "zero_one",
     ) -> ApplicationRecord:
         """Register an application over models, which may be deployed later.
         `slo_micros`, its latency objective, is in microseconds; without a
-        `default_output` a failed prediction raises."""
+        `default_output` a failed prediction raises. A cached output is used for
+        `cache_ttl_seconds` at most; None: until it is evicted."""
         return await self.engine.register_application(
             ApplicationRecord(
                 name=name,
@@ -251,6 +253,7 @@ class Server:
                 models=list(models),
                 policy=PolicySettings(policy),
                 cache=cache,
+                cache_ttl_seconds=cache_ttl_seconds,
                 parse_output=parse_output,
                 on_overload=on_overload,
                 loss=loss,

@@ -73,7 +73,7 @@ class House:
         self.clock = clock
         self.loop = loop
         self.limits = Limits(queue_rows=50)
-        self.cache: PredictionCache[Any] = PredictionCache(100_000)
+        self.cache: PredictionCache[Any] = PredictionCache(100_000, clock=self.clock)
         self.ids = QueryIds(bytes(32), clock)
         self.number = 0
 
@@ -243,6 +243,71 @@ async def test_a_query_or_an_application_can_do_without_the_cache(house: House) 
     assert first.output == second.output == b"7"
     assert len(ask.replica.seen[0]) == 2
     assert len(house.cache) == 0 and ask.one(7).output is None
+
+
+# -- outputs that grow old -------------------------------------------------------------
+
+
+async def test_what_is_older_than_the_ttl_is_evaluated_again(house: House) -> None:
+    ask = Ask(house, cache_ttl_seconds=2.0)
+    ask.one(7)
+    ask.wait(SLO)  # an output is as old as its evaluation, not as its query
+    ask.answer()
+    ask.wait(2.0)
+    assert ask.one(7).output == b"7"
+    ask.wait(0.001)
+    stale = ask.one(7)
+    assert not stale.told
+    ask.answer(lambda x: b"8")
+    assert stale.output == b"8" and ask.one(7).output == b"8"
+    ask.wait(2.0)
+    assert ask.one(7).output == b"8", "the fresh output has a time of its own"
+
+
+async def test_the_ttl_is_the_readers(house: House) -> None:
+    ask = Ask(house, cache_ttl_seconds=2.0)
+    patient = house.application(ask.model)
+    ask.one(7)
+    ask.answer()
+    ask.wait(3600)
+    receiver = Receiver()
+    patient.submit(row(7), receiver)
+    assert receiver.output == b"7"
+    assert not ask.one(7).told
+    again = Receiver()
+    patient.submit(row(7), again)
+    assert again.output == b"7", "the old output serves until there is a new one"
+    ask.answer(lambda x: b"8")
+    last = Receiver()
+    patient.submit(row(7), last)
+    assert last.output == b"8"
+
+
+async def test_stale_queries_share_one_evaluation(house: House) -> None:
+    ask = Ask(house, cache_ttl_seconds=2.0)
+    ask.many(7, 8)
+    ask.answer()
+    ask.wait(3)
+    receivers = [ask.one(7), ask.many(7, 8, 7), ask.one(7)]
+    ask.answer(lambda x: b"%d" % (x[0] + 10))
+    assert receivers[0].output == receivers[2].output == b"17"
+    assert receivers[1].outputs == [b"17", b"18", b"17"]
+    assert ask.replica.seen[1:] == [[[7.0], [8.0]]]
+    assert house.cache.in_flight == {}
+
+
+async def test_a_stale_output_outlives_a_failed_evaluation(house: House) -> None:
+    ask = Ask(house, cache_ttl_seconds=2.0)
+    ask.one(7)
+    ask.answer()
+    ask.wait(3)
+    failed = ask.one(7)
+    ask.answer(lambda x: RowError("invalid_output", "NaN"))
+    assert isinstance(failed.output, RowError)
+    assert not ask.one(7).told
+    receiver = Receiver()
+    house.application(ask.model).submit(row(7), receiver)
+    assert receiver.output == b"7"
 
 
 # -- single flight ---------------------------------------------------------------------

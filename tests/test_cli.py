@@ -170,6 +170,10 @@ def test_register(run: Run, server: FakeServer) -> None:
     assert (body["models"], body["latency_slo_micros"]) == (["m", "n"], 20_000)
     assert (body["default_output"], body["policy"]) == ("-1.0", "hedge")
     assert (body["cache"], body["parse_output"]) == (False, False)
+    assert body["cache_ttl_seconds"] is None
+    run("register", "a", "--cache-ttl", "0.5")
+    assert server.last.body["cache_ttl_seconds"] == 0.5
+    assert "not in the range" in run("register", "a", "--cache-ttl", "0").stderr
 
 
 def test_link_unlink_delete(run: Run, server: FakeServer) -> None:

@@ -326,10 +326,14 @@ def test_register_application(
         "models": ["feature_sum_model"],
         "policy": "static",
         "cache": True,
+        "cache_ttl_seconds": None,
         "parse_output": True,
         "on_overload": "default",
         "loss": "zero_one",
     }
+
+    clipper.register_application("fresh", "m", cache_ttl_seconds=1.5)
+    assert server.last.body["cache_ttl_seconds"] == 1.5
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def test_flags_go_over_the_file_and_unset_ones_do_not(tmp_path: Path) -> None:
         ("[limits]\nrows_per_request = 65536", r"\$.limits.rows_per_request"),
         ("drain_seconds = 0", r"\$.drain_seconds"),
         ('loop = "trio"', r"\$.loop"),
+        ('cache_policy = "fifo"', r"\$.cache_policy"),
         ("port = ", "is not valid TOML"),
         ("\x00", "is not valid TOML"),
     ],

@@ -23,6 +23,7 @@ from clipper.errors import (
     TooManyRequests,
     Unavailable,
 )
+from clipper.eviction import POLICIES
 from clipper.inputs import encode_python
 from clipper.model import DEFAULT_OBJECTIVE, SHARE_OF_SLO, STOPPED, WAY_BACK
 from clipper.query import NO_MODEL, Query
@@ -451,6 +452,28 @@ async def test_a_version_that_is_deployed_again_does_not_meet_old_answers(
     assert engine.ids.read(second).arm > engine.ids.read(first).arm
     await quiet(engine)
     assert await answer(engine) == "1" and engine.cache.hits == 1
+
+
+async def test_an_application_with_a_ttl_has_its_outputs_made_anew(
+    engine: Engine, workers: type[Workers]
+) -> None:
+    await engine.register_application(app("fresh", "m", cache_ttl_seconds=2.0))
+    await engine.register_application(app("app", "m"))
+    await deploy(engine, "m:1")
+    await answer(engine, "fresh")
+    clock: Any = engine.clock
+    clock.move(3)
+    await answer(engine)
+    assert (engine.cache.hits, engine.cache.misses) == (1, 1)
+    await answer(engine, "fresh")
+    await answer(engine, "fresh")
+    assert (engine.cache.hits, engine.cache.misses) == (2, 2)
+
+
+@pytest.mark.parametrize("policy", ["sieve", "lru"])
+async def test_the_cache_has_the_policy_that_is_set(disk: Disk, policy: Any) -> None:
+    engine = Engine(Settings(limits=LIMITS, cache_policy=policy), disk, ManualClock())
+    assert type(engine.cache._eviction) is POLICIES[policy]
 
 
 async def test_a_deleted_version_finishes_what_it_accepted(

@@ -26,7 +26,7 @@ LAYERS = (
     ("errors", "version", "clock", "metrics", "records"),
     ("values", "config", "runtime"),
     ("inputs",),
-    ("layout",),
+    ("layout", "eviction"),
     ("batching", "selection", "workers", "store", "cache", "deadlines", "query_id"),
     ("registration", "model", "query", "client"),
     ("catalog", "application"),
@@ -180,7 +180,17 @@ def test_the_server_in_the_package_is_imported_by_the_command_line_alone() -> No
 
 
 @pytest.mark.parametrize(
-    "unit", ["batching", "selection", "cache", "deadlines", "query_id", "inputs", "catalog"]
+    "unit",
+    [
+        "batching",
+        "selection",
+        "cache",
+        "eviction",
+        "deadlines",
+        "query_id",
+        "inputs",
+        "catalog",
+    ],
 )
 def test_the_core_does_no_io(unit: str) -> None:
     """What decides does not act: no sockets, processes, threads or files."""

@@ -20,6 +20,12 @@ def test_a_field_of_a_newer_server_is_ignored() -> None:
     assert msgspec.json.decode(text, type=ModelRecord).name == "m"
 
 
+def test_an_application_of_an_older_server_is_read() -> None:
+    text = b'{"name":"a","number":1,"input_type":"ints","slo_micros":1,"cache":true}'
+    record = msgspec.json.decode(text, type=ApplicationRecord)
+    assert (record.cache, record.cache_ttl_seconds) == (True, None)
+
+
 def test_records_are_not_changed_in_place() -> None:
     record = ModelRecord("m", "1", "doubles", 4)
     with pytest.raises(AttributeError):

@@ -78,6 +78,12 @@ def _row(app: dict[str, Any]) -> tuple[object, ...]:
 )
 @click.option("--no-cache", is_flag=True, help="Ask the model for equal inputs anew.")
 @click.option(
+    "--cache-ttl",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Ask the model anew after so long. Without it, when the answer was evicted.",
+)
+@click.option(
     "--raw-output", is_flag=True, help="Give strings as they are, JSON text or not."
 )
 @click.option(
@@ -97,6 +103,7 @@ def register(
     default_output: str | None,
     policy: str,
     no_cache: bool,
+    cache_ttl: float | None,
     raw_output: bool,
     on_overload: str,
 ) -> None:
@@ -111,6 +118,7 @@ def register(
             models=models,
             policy=policy,
             cache=not no_cache,
+            cache_ttl_seconds=cache_ttl,
             parse_output=not raw_output,
             on_overload=on_overload,
         )

@@ -132,6 +132,7 @@ class AsyncClipper:
         models: Sequence[str] | None = None,
         policy: str | Mapping[str, Any] = "static",
         cache: bool = True,
+        cache_ttl_seconds: float | None = None,
         parse_output: bool = True,
         on_overload: str = "default",
         loss: str | Mapping[str, Any] = "zero_one",
@@ -141,6 +142,8 @@ class AsyncClipper:
         They are linked by name and may be deployed later. Answers come within
         `slo_micros` microseconds; `default_output` is given when no model could answer
         in time, None means an error then. A default that is no string is taken as JSON.
+        An output that is cached is used for `cache_ttl_seconds` at most; None: until it
+        is evicted.
         """
         if model is not None and models is not None:
             raise InvalidInput("give either model, or several in models")
@@ -153,6 +156,7 @@ class AsyncClipper:
             "models": linked,
             "policy": policy,
             "cache": cache,
+            "cache_ttl_seconds": cache_ttl_seconds,
             "parse_output": parse_output,
             "on_overload": on_overload,
             "loss": loss,

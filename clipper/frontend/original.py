@@ -47,6 +47,7 @@ class AddApplication(msgspec.Struct):
     models: list[str] | None = None
     policy: str | Policy = "static"
     cache: bool = True
+    cache_ttl_seconds: float | None = None
     parse_output: bool = True
     on_overload: str = "default"
     loss: str = "zero_one"
@@ -141,6 +142,7 @@ class OriginalRoutes:
                 models=body.models or body.candidate_model_names or [],
                 policy=policy_settings(body.policy),
                 cache=body.cache,
+                cache_ttl_seconds=body.cache_ttl_seconds,
                 parse_output=body.parse_output,
                 on_overload=body.on_overload,
                 loss=body.loss,
@@ -272,12 +274,14 @@ def policy_settings(policy: str | Policy) -> PolicySettings:
 
 
 def _application(record: ApplicationRecord) -> dict[str, Any]:
+    ttl = record.cache_ttl_seconds
     return {
         "name": record.name,
         "input_type": parse_input_type(record.input_type).original_name,
         "default_output": record.default_output,
         "latency_slo_micros": record.slo_micros,
         "linked_models": record.models,
+        **({} if ttl is None else {"cache_ttl_seconds": ttl}),
     }
 
 

@@ -150,6 +150,7 @@ async def test_an_application_with_all_our_settings(admin: AdminPort) -> None:
         "models": ["a", "b"],
         "policy": {"name": "static", "options": {"model": "b"}},
         "cache": False,
+        "cache_ttl_seconds": 2,
         "parse_output": False,
         "on_overload": "reject",
         "loss": "absolute",
@@ -160,6 +161,9 @@ async def test_an_application_with_all_our_settings(admin: AdminPort) -> None:
     assert (record.default_output, record.models) == (None, ["a", "b"])
     assert record.policy.options == {"model": "b"}
     assert (record.cache, record.parse_output) == (False, False)
+    assert record.cache_ttl_seconds == 2.0
+    shown = await admin.post("get_application", {"name": "digits"})
+    assert shown.value["cache_ttl_seconds"] == 2.0
     assert (record.on_overload, record.loss) == ("reject", "absolute")
 
 
@@ -190,6 +194,8 @@ async def test_an_application_as_the_oldest_clients_register_it(admin: AdminPort
         ({"policy": {"name": "static", "option": {}}}, "unknown field option"),
         ({"policy": {"name": "static", "options": {"x": 1}}}, "no option 'x'"),
         ({"cache": 1}, "Expected a boolean, got an integer at $.cache"),
+        ({"cache_ttl_seconds": 0}, "cache_ttl_seconds must be a positive number"),
+        ({"cache_ttl_seconds": "1"}, "got a string at $.cache_ttl_seconds"),
         ({"on_overload": "panic"}, "on_overload must be one of"),
         ({"loss": "none"}, "loss must be one of"),
     ],

@@ -46,6 +46,7 @@ FULL_APPLICATION = application(
     ),
     policy_generation=3,
     cache=False,
+    cache_ttl_seconds=0.1,
     parse_output=False,
     on_overload="reject",
     loss="absolute(2)",

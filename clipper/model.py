@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from clipper.batching.dispatcher import Dispatcher
 from clipper.batching.job import Block, Job
 from clipper.batching.registry import make_controller
+from clipper.batching.wait import make_wait
 from clipper.cache import PredictionCache, exact_prefix, key_prefix
 from clipper.clock import Clock
 from clipper.config import Limits
@@ -26,10 +27,8 @@ OVERLOADED = RowError("overloaded", "Too much work is waiting for the model")
 NO_REPLICA = RowError("no_model", "No connected models found for query")
 STOPPED = RowError("unavailable", "The model version was taken out of service")
 
-# Two batches are in flight per replica: a job may wait behind one and ride in the other,
-# so one batch gets half of what its jobs have. A millisecond is kept for the way back.
-SHARE_OF_SLO = 0.5
-WAY_BACK = 0.001
+# What a batch may take of the SLO: all but a little for the way back.
+WAY_BACK = 0.05
 DEFAULT_OBJECTIVE = 0.05  # seconds, until an application with an SLO links the model
 
 
@@ -59,12 +58,15 @@ class Model:
             on_room=self._on_room,
             on_change=self._replicas_changed,
         )
+        loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
             self.input_type,
             make_controller(record.batching, DEFAULT_OBJECTIVE),
-            self.replicas.pick,
+            lambda: self.replicas.ready,
             clock=clock,
-            call_soon=asyncio.get_running_loop().call_soon,
+            call_soon=loop.call_soon,
+            call_later=loop.call_later,
+            wait=make_wait(record.batching),
             retry=record.retry,
         )
         self._queue = self.dispatcher.queue
@@ -83,10 +85,8 @@ class Model:
 
     def set_objective(self, slo_seconds: float | None) -> None:
         """The tightest SLO of the applications that this version answers for."""
-        self.dispatcher.controller.objective = (
-            DEFAULT_OBJECTIVE
-            if slo_seconds is None
-            else max(WAY_BACK, SHARE_OF_SLO * slo_seconds - WAY_BACK)
+        self.dispatcher.set_objective(
+            DEFAULT_OBJECTIVE if slo_seconds is None else (1.0 - WAY_BACK) * slo_seconds
         )
 
     def submit(self, work: Job | Block) -> None:

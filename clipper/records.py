@@ -12,10 +12,12 @@ import msgspec
 
 class BatchingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How batches are sized. `max_batch_size` counts rows and bounds every controller;
-    with `fixed` it is the size itself."""
+    with `fixed` it is the size itself. `batch_wait` is how many milliseconds a batch may
+    wait to become fuller, from the arrival of its first row; "auto" waits where it pays."""
 
     controller: str = "aimd"
     max_batch_size: int | None = None
+    batch_wait: float | str = "auto"
 
 
 class ModelRecord(msgspec.Struct, frozen=True):

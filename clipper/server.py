@@ -14,12 +14,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from clipper import runtime
+from clipper.batching.registry import Batching, batching_settings
 from clipper.config import Settings, make_settings
 from clipper.engine import Engine, Progress
 from clipper.errors import InvalidInput
 from clipper.inputs import encode_python
 from clipper.query import BatchQuery, Query
-from clipper.records import ApplicationRecord, BatchingSettings, ModelRecord, PolicySettings
+from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
 from clipper.selection.policy import Subject
 from clipper.store.base import Store
 from clipper.store.memory import MemoryStore
@@ -188,7 +189,7 @@ class Server:
         *,
         labels: Sequence[str] = (),
         num_replicas: int = 1,
-        batching: str = "aimd",
+        batching: Batching = "aimd",
         max_batch_size: int | None = None,
         example: Any = None,
         retry: bool = True,
@@ -213,7 +214,7 @@ class Server:
             generation=0,
             labels=list(labels),
             num_replicas=num_replicas,
-            batching=BatchingSettings(batching, max_batch_size),
+            batching=batching_settings(batching, max_batch_size),
             retry=retry,
             example=example,
             python=package.python,

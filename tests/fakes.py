@@ -149,11 +149,13 @@ class FakeReplicaSet:
         self.live = 0
         self.wanted = 0
         self.replica = FakeReplica(spec.input_type)
+        self._ready = (self.replica,)
         self._on_room = on_room
         self._on_change = on_change
 
-    def pick(self) -> FakeReplica | None:
-        return self.replica if self.live and self.replica.room else None
+    @property
+    def ready(self) -> tuple[FakeReplica, ...]:
+        return self._ready if self.live else ()
 
     def become(self, state: State) -> None:
         self.state = state

@@ -348,7 +348,7 @@ async def test_a_hasty_query_promotes_the_job_it_joins(house: House) -> None:
         ask.one(value)
     receiver = Receiver()
     hasty.submit(row(2), receiver)
-    assert ask.model.dispatcher.queue.deadlines()[0] == house.clock.now() + 0.01
+    assert ask.model.dispatcher.queue.head == house.clock.now() + 0.01
     replicas(ask.model).replica.capacity = 1
     ask.model.dispatcher.wake()
     ask.turn()

@@ -2,20 +2,30 @@
 
 Crankshaw et al., "Clipper" (NSDI 2017), section 4.3.1: raise the maximum batch size by a
 constant while batches stay within the objective, cut it by a tenth when one does not.
-Unlike the prototype that was measured there, the cap persists: only a batch that was
-really full may raise it, and small ones in time leave it alone, so an idle hour does not
-undo what was learned under load. A small batch that overruns lowers it: a full one would
-certainly have. Start-up doubles the cap until the first overrun.
+Unlike the prototype that was measured there, the cap persists: small batches leave it
+alone, so an idle hour does not undo what was learned under load. Start-up doubles the cap
+until the first overrun, and then goes to where the fitted line meets the objective.
+
+A batch that was full may raise the cap. Under overload the deadlines of those who waited
+keep batches below the cap, and it would never be learned where it matters: so one at
+least half full raises it too, while the fitted line says that the larger one is in time.
+
+The cap is what a batch may have; which rows it gets, and which are given up because they
+cannot be answered in time, is the rule of triage.py.
 """
 
 from __future__ import annotations
 
 from clipper.batching.controller import Backlog, Plan
+from clipper.batching.latency import LatencyModel
+from clipper.batching.triage import choose
 
 STEP = 2  # rows per full batch in time
 BACKOFF = 0.9
-# Between this share of the objective and the whole of it the cap stays where it is.
-COMFORT = 0.9
+# The cap rests where a full batch takes at least this share of the objective, and sooner
+# where the model's own variation would take it over.
+REST = 0.95
+VARIATION = 0.95  # of the latest batches are within what the cap leaves room for
 
 
 class AIMD:
@@ -23,26 +33,46 @@ class AIMD:
 
     def __init__(self, objective: float, max_batch_size: int) -> None:
         self.objective = objective
+        self.latency = LatencyModel()
         self._max = max_batch_size
-        # All mutable state: the cap in rows, and whether start-up still doubles it.
+        # All mutable state beside the fit: the cap in rows, whether start-up still doubles
+        # it, and whether the latest batch overran although it was not full.
         self._cap = 1
         self._doubling = True
+        self._suspect = False
 
     @property
     def cap(self) -> int:
         return self._cap
 
     def plan(self, now: float, backlog: Backlog) -> Plan:
-        return Plan(0, self._cap)
+        return choose(self.latency, now, backlog, self._cap)
 
     def record(self, size: int, service_seconds: float) -> None:
+        self.latency.record(size, service_seconds)
         if service_seconds > self.objective:
+            self._overran(size)
+            return
+        self._suspect = False
+        if self._doubling:
+            if size >= self._cap:
+                self._cap = min(self._max, 2 * self._cap)
+        elif 2 * size >= self._cap and self._fits(self._cap + STEP):
+            self._cap = min(self._max, self._cap + STEP)
+
+    def _fits(self, rows: int) -> bool:
+        variation = max(0.0, self.latency.residual(VARIATION))
+        room = min(REST * self.objective, self.objective - variation)
+        return self.latency.seconds(rows) <= room
+
+    def _overran(self, size: int) -> None:
+        """A full batch is believed at once; of smaller ones, which may just have met a
+        pause of the machine, the second in a row."""
+        if 2 * size < self._cap and not self._suspect:
+            self._suspect = True
+            return
+        cap = int(self._cap * BACKOFF)
+        if self._doubling and self.latency.batches > 1:
             self._doubling = False
-            self._cap = max(1, int(self._cap * BACKOFF))
-        elif size < self._cap:
-            return  # not full: it says nothing about a full one
-        elif service_seconds < COMFORT * self.objective:
-            grown = self._cap * 2 if self._doubling else self._cap + STEP
-            self._cap = min(self._max, grown)
-        else:
-            self._doubling = False
+            cap = min(cap, self.latency.rows_within(REST * self.objective, self._cap))
+        self._cap = max(1, cap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipper.batching.controller import Backlog, Plan
+from clipper.batching.latency import LatencyModel
 
 
 class Fixed:
@@ -10,6 +11,7 @@ class Fixed:
 
     def __init__(self, objective: float, size: int) -> None:
         self.objective = objective
+        self.latency = LatencyModel()
         self._size = size
 
     @property
@@ -20,4 +22,4 @@ class Fixed:
         return Plan(0, self._size)
 
     def record(self, size: int, service_seconds: float) -> None:
-        """Nothing to learn."""
+        self.latency.record(size, service_seconds)

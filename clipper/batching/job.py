@@ -46,6 +46,15 @@ class Part(Protocol):
     @property
     def shape(self) -> Shape: ...
 
+    @property
+    def settled(self) -> bool: ...
+
+    @property
+    def wanted(self) -> bool: ...
+
+    @property
+    def expires(self) -> float: ...
+
     def finish(self, outputs: Sequence[Output], at: int) -> None: ...
 
     def fail(self, error: RowError) -> None: ...
@@ -198,7 +207,7 @@ class Block:
 class Slice:
     """Consecutive rows of a block inside one batch."""
 
-    __slots__ = ("attempts", "block", "payload", "rows", "shape", "start")
+    __slots__ = ("attempts", "block", "payload", "rows", "settled", "shape", "start")
 
     def __init__(self, block: Block, start: int, rows: int) -> None:
         size = block.row_bytes
@@ -208,6 +217,7 @@ class Slice:
         self.payload = block.payload[start * size : (start + rows) * size]
         self.shape = block.shape
         self.attempts = 0
+        self.settled = False
 
     @property
     def deadline(self) -> float:
@@ -229,10 +239,15 @@ class Slice:
         return first, rest
 
     def finish(self, outputs: Sequence[Output], at: int) -> None:
-        self.block.fill(self.start, outputs[at : at + self.rows])
+        self._settle(outputs[at : at + self.rows])
 
     def fail(self, error: RowError) -> None:
-        self.block.fill(self.start, [error] * self.rows)
+        self._settle([error] * self.rows)
+
+    def _settle(self, outputs: Sequence[Output]) -> None:
+        assert not self.settled, "a row is settled exactly once"
+        self.settled = True
+        self.block.fill(self.start, outputs)
 
 
 Work = Job | Block | Slice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterable
 from itertools import chain, count
 
 from clipper.batching.job import Block, Job, Part, Slice, Work, waiting_rows
@@ -113,11 +114,32 @@ class JobQueue:
             dropped.append(work)
         return dropped
 
-    def deadlines(self) -> list[float]:
-        """Deadlines of what waits, in order, one for each job or block."""
-        entries = chain(self._line, (work for _, _, work in self._heap))
-        found = {id(work): work.deadline for work in entries if not _gone(work)}
-        return sorted(found.values())
+    @property
+    def head(self) -> float:
+        """The earliest deadline of what waits; infinity where nothing does."""
+        work = self._head()
+        return float("inf") if work is None else work.deadline
+
+    def deadlines(self, limit: int) -> list[float]:
+        """The deadlines of the first `limit` rows in order, one for each row."""
+        out: list[float] = []
+        for work in self._in_order():
+            rows = waiting_rows(work)
+            if rows == 1:
+                out.append(work.deadline)
+            else:
+                out += [work.deadline] * min(rows, limit - len(out))
+            if len(out) >= limit:
+                break
+        return out
+
+    def _in_order(self) -> Iterable[Work]:
+        line = (work for work in self._line if not _gone(work))
+        if not self._heap:
+            return line
+        # a job that was made more urgent stands in both
+        heaped = (work for _, _, work in self._heap if not _gone(work))
+        return sorted({id(w): w for w in chain(line, heaped)}.values(), key=_deadline)
 
     def drain(self) -> list[Work]:
         """Everything that waits, removed."""
@@ -150,3 +172,7 @@ class JobQueue:
 def _gone(work: Work) -> bool:
     """An entry whose job was taken through another entry of it."""
     return type(work) is Job and not work.queued
+
+
+def _deadline(work: Work) -> float:
+    return work.deadline

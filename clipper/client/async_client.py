@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from clipper.batching.registry import Batching
 from clipper.client import upload
 from clipper.client.address import Address
 from clipper.client.bodies import (
@@ -20,7 +21,6 @@ from clipper.client.bodies import (
 from clipper.client.local import start_server, stop_server
 from clipper.client.transport import Transport
 from clipper.errors import ClipperError, Forbidden, InvalidInput, NotFound
-from clipper.records import BatchingSettings
 from clipper.runtime import Runtime
 from clipper.values import Prediction, check_name
 
@@ -202,7 +202,7 @@ class AsyncClipper:
         labels: list[str] | None = None,
         *,
         num_replicas: int = 1,
-        batching: str | Mapping[str, Any] | BatchingSettings = "aimd",
+        batching: Batching = "aimd",
         max_batch_size: int | None = None,
         example: Any = None,
         retry: bool = True,

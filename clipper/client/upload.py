@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
+from clipper.batching.registry import Batching, batching_fields
 from clipper.client.bodies import JSON, to_json
 from clipper.client.progress import make_progress
 from clipper.client.transport import Transport
-from clipper.errors import ClipperError, InvalidInput
-from clipper.records import BatchingSettings
+from clipper.errors import ClipperError
 from clipper.values import check_name
 
 
@@ -63,7 +61,7 @@ def make_manifest(
     *,
     labels: list[str] | None,
     num_replicas: int,
-    batching: str | Mapping[str, Any] | BatchingSettings,
+    batching: Batching,
     max_batch_size: int | None,
     example: Any,
     retry: bool,
@@ -77,28 +75,9 @@ def make_manifest(
         "input_type": getattr(input_type, "value", input_type),
         "labels": list(labels or ()),
         "num_replicas": num_replicas,
-        "batching": _batching(batching, max_batch_size),
+        "batching": batching_fields(batching, max_batch_size),
         "retry": retry,
         "example": example,
         "environment": {key: str(value) for key, value in (environment or {}).items()},
         "memory_limit": memory_limit,
     }
-
-
-def _batching(
-    batching: str | Mapping[str, Any] | BatchingSettings, max_batch_size: int | None
-) -> dict[str, Any]:
-    if isinstance(batching, BatchingSettings):
-        settings: dict[str, Any] = msgspec.to_builtins(batching)
-    elif isinstance(batching, str):
-        settings = {"controller": batching}
-    elif isinstance(batching, Mapping):
-        settings = dict(batching)
-    else:
-        raise InvalidInput(
-            "batching must be the name of a controller, such as 'aimd', or its settings, "
-            f"such as {{'controller': 'fixed', 'max_batch_size': 8}}; got {batching!r:.100}"
-        )
-    if max_batch_size is not None:
-        settings["max_batch_size"] = max_batch_size
-    return settings

@@ -86,9 +86,10 @@ class ReplicaSet:
     """
 
     # State: `_slots` are the places to be filled, `_starts` replicas on their way in for
-    # a deploy or a larger scale, `_leaving` places being emptied for good; `state` and
-    # `live` follow from the slots and are renewed by `_changed`, `_told` is what
-    # `on_change` was last called for. `_deaths` are the times of the last deaths.
+    # a deploy or a larger scale, `_leaving` places being emptied for good; `state`, `live`
+    # and `ready`, the replicas that take batches, follow from the slots and are renewed by
+    # `_changed`; `_told` is what `on_change` was last called for. `_deaths` are the times
+    # of the last deaths.
     # `_tripped`: a crash loop was seen and no replica has been ready since; then nothing
     # starts before `_next_try`, and one at a time (`_probe`). Until `_on_trial` a single
     # death trips it again.
@@ -108,6 +109,7 @@ class ReplicaSet:
         self.spec = spec
         self.state = State.STARTING
         self.live = 0
+        self.ready: tuple[Replica, ...] = ()
         self.reason = ""
         self._load_blob = load_blob
         self._clock = clock
@@ -142,18 +144,6 @@ class ReplicaSet:
     def wanted(self) -> int:
         """How many there should be."""
         return len(self._slots)
-
-    def pick(self) -> Replica | None:
-        """The ready replica with the fewest batches in flight, if any has room."""
-        best: Replica | None = None
-        for slot in self._slots:
-            replica = slot.replica
-            if replica is not None and replica.room:
-                if not replica.in_flight:
-                    return replica
-                if best is None or replica.in_flight < best.in_flight:
-                    best = replica
-        return best
 
     def statistics(self) -> SetStatistics:
         return SetStatistics(
@@ -403,7 +393,10 @@ class ReplicaSet:
     def _changed(self) -> None:
         """Renew what follows from the rest, and tell."""
         before = self._told
-        self.live = sum(r.state is ReplicaState.READY for r in self.replicas)
+        ready = tuple(r for r in self.replicas if r.state is ReplicaState.READY)
+        if ready != self.ready:
+            self.ready = ready
+        self.live = len(ready)
         if self._stopped or not self._slots:
             self.state = State.STOPPED
         elif self.live:

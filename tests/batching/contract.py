@@ -24,8 +24,12 @@ class FakeBacklog:
     def rows(self) -> int:
         return len(self._deadlines)
 
-    def deadlines(self) -> list[float]:
-        return list(self._deadlines)
+    @property
+    def head(self) -> float:
+        return self._deadlines[0]
+
+    def deadlines(self, limit: int) -> list[float]:
+        return self._deadlines[:limit]
 
 
 def serve(

@@ -26,13 +26,15 @@ class Bench:
         self.clock = clock
         self.loop = loop
         self.replica = FakeReplica()
+        self.ready = (self.replica,)
         self.up = True
         self.dispatcher = Dispatcher(
             InputType.DOUBLES,
             controller,
-            lambda: self.replica if self.up and self.replica.room else None,
+            lambda: self.ready if self.up else (),
             clock=clock,
             call_soon=loop.call_soon,
+            call_later=loop.call_later,
             **more,
         )
         self.stats = self.dispatcher.stats

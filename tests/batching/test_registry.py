@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from clipper.batching.registry import MAX_BATCH_SIZE, NAMES, make_controller
+from clipper.batching.registry import CONTROLLERS, MAX_BATCH_SIZE, make_controller
 from clipper.errors import InvalidInput
 from clipper.records import BatchingSettings
 
 from .contract import serve
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CONTROLLERS)
 def test_every_name_makes_a_controller(name: str) -> None:
     controller = make_controller(BatchingSettings(name, 8), 0.5)
     assert controller.objective == 0.5
@@ -33,8 +33,11 @@ def test_without_a_bound_batches_stay_below_the_largest_useful_size() -> None:
         (BatchingSettings("fixed"), "needs max_batch_size"),
         (
             BatchingSettings("magic"),
-            "batching must be one of aimd, fixed, none, got 'magic'",
+            "batching must be one of aimd, goodput, quantile, fixed, none, got 'magic'",
         ),
+        (BatchingSettings(batch_wait=-1.0), "batch_wait must be"),
+        (BatchingSettings(batch_wait="long"), "batch_wait must be"),
+        (BatchingSettings(batch_wait=float("nan")), "batch_wait must be"),
     ],
 )
 def test_wrong_settings_are_refused(settings: BatchingSettings, sentence: str) -> None:

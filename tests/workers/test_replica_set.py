@@ -94,8 +94,8 @@ def heard(replicas: ReplicaSet) -> Heard:
 
 
 def picked(replicas: ReplicaSet) -> Worker:
-    replica = replicas.pick()
-    assert replica is not None
+    """The replica with the fewest batches in flight."""
+    replica = min(replicas.ready, key=lambda replica: replica.in_flight)
     return Worker(replica, InputType.STRINGS)
 
 
@@ -103,7 +103,7 @@ async def test_starts_and_tells_of_it(make_set: MakeSet) -> None:
     replicas = make_set()
     stages: list[tuple[str, dict[str, Any]]] = []
     assert replicas.state is State.STARTING
-    assert replicas.pick() is None
+    assert replicas.ready == ()
     await replicas.start(2, lambda stage, details: stages.append((stage, details)))
     assert [stage for stage, _ in stages] == ["loading", "example", "ready", "ready"]
     assert 0 < stages[1][1]["seconds"] < 5
@@ -115,19 +115,19 @@ async def test_starts_and_tells_of_it(make_set: MakeSet) -> None:
     assert "live 2/2" in repr(replicas)
 
 
-async def test_picks_the_idlest(make_set: MakeSet) -> None:
+async def test_the_ready_are_the_same_sequence_until_that_changes(
+    make_set: MakeSet,
+) -> None:
     replicas = make_set()
     await replicas.start(2)
-    sent = []
-    for expected in (0, 0, 1, 1):
-        worker = picked(replicas)
-        assert worker.replica.in_flight == expected
-        sent.append(worker.send("nap"))
-    assert replicas.pick() is None
+    ready = replicas.ready
+    assert list(ready) == replicas.replicas
     rooms = heard(replicas).rooms
-    await asyncio.gather(*sent)
+    await asyncio.gather(*(picked(replicas).send("nap") for _ in range(4)))
     assert heard(replicas).rooms == rooms + 4
-    assert replicas.pick() is not None
+    assert replicas.ready is ready
+    await replicas.scale(1)
+    assert replicas.ready == ready[:1]
 
 
 def fails_on_example(xs: Any) -> Any:
@@ -185,7 +185,7 @@ async def test_a_dead_replica_is_started_again(make_set: MakeSet) -> None:
     assert isinstance(failure, BatchFailure)
     assert failure.kind is FailureKind.CRASHED
     assert (replicas.state, replicas.live) == (State.LIVE, 1)
-    assert replicas.pick() is survivor
+    assert replicas.ready == (survivor,)
     await eventually(lambda: replicas.live == 2)
     statistics = replicas.statistics()
     assert (statistics.deaths, statistics.restarts, statistics.reason) == (1, 1, "")
@@ -201,7 +201,7 @@ async def test_a_lone_replica_comes_back(make_set: MakeSet) -> None:
     rooms = heard(replicas).rooms
     failure = await picked(replicas).call("die")
     assert isinstance(failure, BatchFailure)
-    assert replicas.pick() is None
+    assert replicas.ready == ()
     await eventually(lambda: replicas.state is State.LIVE)
     assert heard(replicas).rooms > rooms
     states = [state for state, _ in heard(replicas).states]
@@ -222,7 +222,7 @@ async def test_a_crash_loop_takes_the_version_out_and_it_heals(make_set: MakeSet
         "workers keep ending, the last one because the model's"
     )
     assert "exited with status 1" in replicas.reason
-    assert replicas.pick() is None
+    assert replicas.ready == ()
     assert replicas.replicas == []
     await eventually(lambda: replicas.state is State.LIVE)  # the half-open try
     assert replicas.reason == ""
@@ -306,7 +306,7 @@ async def test_scale(make_set: MakeSet) -> None:
     assert not is_running(leaving.pid or 0)
     await replicas.scale(1)
     await replicas.scale(0)
-    assert replicas.pick() is None
+    assert replicas.ready == ()
     await replicas.scale(1)
     assert await picked(replicas).call("fine") == [b'"fine"']
 
@@ -330,7 +330,7 @@ async def test_stop_drains_and_ends_everything(make_set: MakeSet) -> None:
     assert [finished.result() for finished in sent] == [[b'"nap"']] * 4
     assert not any(map(is_running, pids))
     assert (replicas.state, replicas.live) == (State.STOPPED, 0)
-    assert replicas.pick() is None
+    assert replicas.ready == ()
     await replicas.stop(5)
     with pytest.raises(DeployFailed, match="was stopped"):
         await replicas.scale(1)

@@ -1,0 +1,145 @@
+"""The replicas of one model version as the dispatcher sees them, and which comes next.
+
+A replica is chosen by its expected finish, not by the number of batches it has: one that
+is slow gets work when the others could not have done it sooner. Rows stay in the queue
+until shortly before a replica can begin with them, so that they may still join a larger
+batch, be given up, or go to whoever is free first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+from clipper.batching.controller import BatchController
+from clipper.batching.load import Replica, ReplicaLoad
+from clipper.batching.triage import SAFE
+
+# A batch goes to a busy replica so many seconds before it is expected to be free: timers
+# of event loops go by milliseconds, and the worker should find it in its socket.
+LEAD = 0.002
+
+# A replica that was passed over for so many seconds is tried with one row, to learn
+# whether it has become faster.
+TRIAL_SECONDS = 1.0
+
+
+class Fleet:
+    """Loads of the replicas that are ready."""
+
+    # State: the replicas that were ready when last looked, and their loads; `controller`
+    # is the first one's, kept when it goes, so that what was learned outlives a worker.
+
+    def __init__(
+        self, replicas: Callable[[], Sequence[Replica]], controller: BatchController
+    ) -> None:
+        self._replicas = replicas
+        self._known: Sequence[Replica] = ()
+        self.loads: list[ReplicaLoad] = []
+        self.controller = controller
+
+    def renew(self) -> None:
+        """Follow replicas that came and went."""
+        ready = self._replicas()
+        if ready is self._known:
+            return
+        self._known = ready
+        before = {load.replica: load for load in self.loads}
+        kept = [before[replica] for replica in ready if replica in before]
+        if not kept and self.loads:
+            self.controller = self.loads[0].controller
+        loads: list[ReplicaLoad] = []
+        for replica in ready:
+            load = before.get(replica)
+            if load is None:
+                # like its siblings until it shows otherwise; the only one takes over
+                first = kept[0].controller if kept else self.controller
+                alone = not kept and not loads
+                load = ReplicaLoad(replica, first if alone else deepcopy(first))
+            loads.append(load)
+        self.loads = loads
+        if loads:
+            self.controller = loads[0].controller
+
+    def set_objective(self, seconds: float) -> None:
+        self.controller.objective = seconds
+        for load in self.loads:
+            load.controller.objective = seconds
+
+    def idle(self, but: ReplicaLoad | None = None) -> ReplicaLoad | None:
+        """A ready replica with nothing to do, not `but`."""
+        for load in self.loads:
+            if load is not but and not load.flights and load.replica.room:
+                return load
+        return None
+
+    def choose(self, now: float, rows: int, head: float) -> ReplicaLoad | None:
+        """The replica that the next of `rows` rows should go to now, if any should.
+        `head` is the deadline of the first."""
+        loads = self.loads
+        if len(loads) == 1:
+            return loads[0] if _is_open(loads[0], now) else None
+        best: ReplicaLoad | None = None
+        soonest = float("inf")
+        for load in loads:
+            if not load.replica.room and len(load.flights) < 2:
+                continue  # it is not full, so it is ending
+            finish = load.finish(now, rows)
+            if finish < soonest or (
+                finish == soonest and best and len(load.flights) < len(best.flights)
+            ):
+                best, soonest = load, finish
+        if best is None or _is_open(best, now):
+            return best
+        return self._second(best, soonest, now, rows, head)
+
+    def _second(
+        self, best: ReplicaLoad, soonest: float, now: float, rows: int, head: float
+    ) -> ReplicaLoad | None:
+        """Another replica, if it is done before the faster ones would have come to all
+        that waits, and in time for the first of it."""
+        for load in self.loads:
+            if load is best or not _is_open(load, now):
+                continue
+            faster = sum(other.rate() for other in self.loads if other is not load)
+            finish = load.finish(now, rows)
+            margin = max(0.0, load.residual(SAFE))
+            if finish <= soonest + rows / max(faster, 1e-9) and finish + margin <= head:
+                return load
+        return None
+
+    def opening(self, now: float) -> float:
+        """When a busy replica with room opens for its next batch; infinity if none will."""
+        return min(
+            (
+                load.free_at - LEAD
+                for load in self.loads
+                if load.flights and load.replica.room and load.free_at - LEAD > now
+            ),
+            default=float("inf"),
+        )
+
+    def neglected(self, now: float) -> ReplicaLoad | None:
+        """An idle replica that was passed over for long."""
+        for load in self.loads:
+            if (
+                not load.flights
+                and now - load.used_at >= TRIAL_SECONDS
+                and load.replica.room
+            ):
+                return load
+        return None
+
+    def share(self, load: ReplicaLoad, rows: int, now: float) -> int:
+        """How many of the rows this replica should get while others are idle too: an
+        equal part, where larger batches take longer by more than they save."""
+        idle = sum(not other.flights and other.replica.room for other in self.loads)
+        latency = load.controller.latency
+        if idle < 2 or latency is None:
+            return rows
+        longer = latency.per_row * rows * (1.0 - 1.0 / idle)
+        return -(-rows // idle) if longer > latency.fixed else rows
+
+
+def _is_open(load: ReplicaLoad, now: float) -> bool:
+    return load.replica.room and (not load.flights or now >= load.free_at - LEAD)

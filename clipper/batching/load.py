@@ -1,0 +1,92 @@
+"""What one replica has to do, and how fast it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from clipper.batching.controller import BatchController
+from clipper.batching.job import Part
+from clipper.values import Batch
+
+
+class Replica(Protocol):
+    """What the dispatcher needs of a replica."""
+
+    @property
+    def room(self) -> bool:
+        """Whether `submit` may be called."""
+        ...
+
+    def submit(self, batch: Batch) -> None: ...
+
+
+class Flight:
+    """A batch that is with a replica."""
+
+    __slots__ = ("batch", "due", "hedged", "load", "parts")
+
+    def __init__(
+        self, batch: Batch, parts: list[Part], load: ReplicaLoad, *, hedged: bool = False
+    ) -> None:
+        self.batch = batch
+        self.parts = parts
+        self.load = load
+        self.due = 0.0  # when its answer is expected
+        self.hedged = hedged  # another replica has, or shall have, the same work
+
+
+class ReplicaLoad:
+    """The batches in flight at one replica, in order, and the controller that sizes them.
+
+    All times are seconds on the dispatcher's clock.
+    """
+
+    # State: `flights`, the running one first; `free_at`, when they should all be answered;
+    # `used_at`, when it was last given or answered a batch.
+
+    def __init__(self, replica: Replica, controller: BatchController) -> None:
+        self.replica = replica
+        self.controller = controller
+        self.flights: deque[Flight] = deque()
+        self.free_at = 0.0
+        self.used_at = float("-inf")
+
+    def predicted(self, rows: int) -> float:
+        """Seconds that a batch of so many rows takes here; 0 where nothing is known."""
+        latency = self.controller.latency
+        return 0.0 if latency is None else latency.seconds(rows)
+
+    def residual(self, quantile: float) -> float:
+        latency = self.controller.latency
+        return 0.0 if latency is None else latency.residual(quantile)
+
+    def rate(self) -> float:
+        """Rows per second in full batches; 0 where nothing is known."""
+        cap = self.controller.cap
+        seconds = self.predicted(cap)
+        return cap / seconds if seconds > 0.0 else 0.0
+
+    def finish(self, now: float, rows: int) -> float:
+        """When a batch of these rows that is sent now would be answered."""
+        return self.start(now) + self.predicted(min(rows, self.controller.cap))
+
+    def start(self, now: float) -> float:
+        """When a batch that is sent now would begin to run. A running batch that is late
+        is expected to take as much longer as it is late already."""
+        if not self.flights:
+            return now
+        return max(self.free_at, now) + max(0.0, now - self.flights[0].due)
+
+    def sent(self, flight: Flight, now: float) -> None:
+        flight.due = self.free_at = self.start(now) + self.predicted(flight.batch.rows)
+        self.flights.append(flight)
+        self.used_at = now
+
+    def answered(self, flight: Flight, now: float) -> None:
+        """The running batch came back: the others move up."""
+        self.flights.remove(flight)
+        self.used_at = self.free_at = now
+        for other in self.flights:
+            self.free_at += self.predicted(other.batch.rows)
+            other.due = self.free_at

@@ -1,0 +1,63 @@
+"""Which rows to give up, and how many to take, when not all can be answered in time.
+
+The rule of expected goodput: among batch sizes on a geometric grid, each with the heads
+that are hopeless for it given up, take the one with the most expected answers in time per
+second of the replica. Dropping what would be late anyway before it can shrink the batch is
+the early drop of Nexus (Shen et al., SOSP 2019); to weigh by the distribution of service
+times and not by one number is ORLOJ's idea (Wu et al., 2022).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipper.batching.controller import Backlog, Plan
+from clipper.batching.latency import LatencyModel
+
+GRID = 0.8  # each batch size that is tried, of the next larger one
+SAFE = 0.95  # of the latest batches would still be in time: then nothing is given up
+MOST_DEADLINES = 512  # looked at; longer queues are thinned out evenly
+MOST_ROWS = 8192
+
+
+def choose(latency: LatencyModel, now: float, backlog: Backlog, limit: int) -> Plan:
+    """The plan for a batch of at most `limit` rows that begins at `now`, in seconds on the
+    clock of the deadlines."""
+    rows = min(backlog.rows, limit)
+    if not latency.known:
+        return Plan(0, rows)
+    safe = latency.residual(SAFE)
+    if backlog.head - now >= latency.seconds(rows) + max(0.0, safe):
+        return Plan(0, rows)
+    return _most_goodput(latency, now, backlog, rows)
+
+
+def _most_goodput(latency: LatencyModel, now: float, backlog: Backlog, limit: int) -> Plan:
+    slack = np.array(backlog.deadlines(MOST_ROWS)) - now
+    each = -(-len(slack) // MOST_DEADLINES)  # rows that one looked-at deadline stands for
+    slack = slack[::each]
+    sizes = _grid(limit)
+    residuals = latency.residuals()
+    seconds = latency.fixed + latency.per_row * sizes
+    median = residuals[len(residuals) // 2]
+    hopeless = np.searchsorted(slack, seconds + median)
+    in_time = np.searchsorted(residuals, slack[None, :] - seconds[:, None]) / len(residuals)
+    sums = np.zeros((len(sizes), len(slack) + 1))
+    np.cumsum(in_time, axis=1, out=sums[:, 1:])
+    last = np.minimum(hopeless + np.maximum(1, sizes // each), len(slack))
+    tried = np.arange(len(sizes))
+    answers = sums[tried, last] - sums[tried, hopeless]
+    best = int(np.argmax(answers / (seconds + max(0.0, float(residuals.mean())))))
+    if answers[best] <= 0.0:
+        # none can be in time; a batch that ran all the same would be work in vain
+        late = int(np.searchsorted(slack, latency.seconds(1)))
+        return Plan(min(backlog.rows, max(1, late * each)), 0)
+    drop = min(int(hopeless[best]) * each, backlog.rows - 1)
+    return Plan(drop, max(1, min(int(sizes[best]), backlog.rows - drop)))
+
+
+def _grid(limit: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    sizes = [limit]
+    while sizes[-1] > 1:
+        sizes.append(min(sizes[-1] - 1, int(sizes[-1] * GRID)) or 1)
+    return np.array(sizes)

@@ -47,7 +47,8 @@ def _most_goodput(latency: LatencyModel, now: float, backlog: Backlog, limit: in
     last = np.minimum(hopeless + np.maximum(1, sizes // each), len(slack))
     tried = np.arange(len(sizes))
     answers = sums[tried, last] - sums[tried, hopeless]
-    best = int(np.argmax(answers / (seconds + max(0.0, float(residuals.mean())))))
+    costs = seconds + max(0.0, float(residuals.mean()))
+    best = int(np.argmax(answers / np.maximum(costs, 1e-9)))
     if answers[best] <= 0.0:
         # none can be in time; a batch that ran all the same would be work in vain
         late = int(np.searchsorted(slack, latency.seconds(1)))

@@ -5,13 +5,13 @@ This is the one file where selection meets models.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
 import msgspec
 
+from clipper.attainment import ApplicationStats, Recent
 from clipper.batching.job import Block, Job
 from clipper.cache import EXACT, PredictionCache, cache_key
 from clipper.clock import Clock
@@ -25,7 +25,6 @@ from clipper.errors import (
     Unavailable,
 )
 from clipper.inputs import Row, parse_input_type
-from clipper.metrics import Histogram, time_buckets
 from clipper.model import Model
 from clipper.query import NO_MODEL, BatchQuery, BatchReceiver, Query, Receiver, RowWaiter
 from clipper.query_id import QueryIds, Stamp
@@ -47,16 +46,6 @@ _ERRORS: dict[str, type[ClipperError]] = {
 }
 
 
-class ApplicationStats:
-    """Counters of one application; plain numbers, published at scrape time."""
-
-    def __init__(self) -> None:
-        self.predictions = 0  # rows answered by a model
-        self.failures: Counter[str] = Counter()  # rows that were not, by code
-        self.cancelled = 0  # rows whose client went away
-        self.latency = Histogram(time_buckets())
-
-
 class Application:
     """One named endpoint with its SLO, default output, policy and linked models."""
 
@@ -74,7 +63,7 @@ class Application:
         self._now = clock.now
         self._rng = Random()
         self.deadlines = Deadlines(clock, call_later)
-        self.stats = ApplicationStats()
+        self.stats = ApplicationStats(clock.now())
         # All mutable state beside the above: the record with what follows from it, the
         # models that answer, with one maker of query ids for each, and the standing
         # choice of a policy that always decides the same.
@@ -120,6 +109,7 @@ class Application:
             self._set_record(record)
         self._models = {model.id: model for model in current}
         self._versions = dict(versions)
+        self.stats.follow((m.dispatcher.stats for m in self.reachable), self._now())
         self._state = self._policy.init(tuple(self._models))
         self._stamps = {model.id: self._stamp(model) for model in current}
         self._standing = self._choose(NOBODY, None) if self._policy.fixed else None
@@ -313,19 +303,28 @@ class Application:
 
     def count(self, output: Output, arrived: float) -> None:
         """One query was settled."""
-        stats = self.stats
+        stats, now = self.stats, self._now()
+        if now >= stats.turns_at:
+            stats.turn(now)
         if type(output) is RowError:
-            stats.failures[output.code] += 1
+            stats.fail(output)
         else:
             stats.predictions += 1
-        stats.latency.observe(self._now() - arrived)
+        stats.latency.observe(now - arrived)
 
     def count_batch(self, outputs: Sequence[Output | None], arrived: float) -> None:
-        stats = self.stats
-        failures = [output.code for output in outputs if isinstance(output, RowError)]
-        stats.failures.update(failures)
+        stats, now = self.stats, self._now()
+        if now >= stats.turns_at:
+            stats.turn(now)
+        failures = [output for output in outputs if isinstance(output, RowError)]
+        for error in failures:
+            stats.fail(error)
         stats.predictions += len(outputs) - len(failures)
-        stats.latency.observe_many(self._now() - arrived, len(outputs))
+        stats.latency.observe_many(now - arrived, len(outputs))
+
+    def recent(self) -> Recent:
+        """What became of the rows of the last 30 to 60 seconds."""
+        return self.stats.recent(self._now())
 
     def text(self, output: bytes | str) -> bytes:
         """A model's output as JSON text."""

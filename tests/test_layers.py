@@ -28,7 +28,7 @@ LAYERS = (
     ("inputs",),
     ("layout", "eviction"),
     ("batching", "selection", "workers", "store", "cache", "deadlines", "query_id"),
-    ("registration", "model", "query", "client"),
+    ("registration", "model", "query", "client", "attainment"),
     ("catalog", "application"),
     ("engine",),
     ("frontend", "dashboard"),

@@ -68,9 +68,10 @@ class PredictionCache(Generic[Pending]):
         self.bytes = 0
         self.in_flight: dict[bytes, Pending] = {}
         self.hits = self.misses = self.joins = self.evictions = 0
-        # parts of the policy at hand, for the sake of `get`
+        # parts of the policy at hand, because they are asked for all the time
         self._entries = self._eviction.entries
         self._touch = self._eviction.touch
+        self._overhead = self._eviction.overhead
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -121,7 +122,8 @@ class PredictionCache(Generic[Pending]):
             self._put(key, output)
 
     def _put(self, key: bytes, output: bytes | str) -> None:
-        replaced = self._remove(key)
+        # one that is evaluated anew was asked for again
+        visited = key in self._entries and self._remove(key)
         size = self._size(key, output)
         if size > self.max_bytes:
             return
@@ -129,8 +131,7 @@ class PredictionCache(Generic[Pending]):
             victim, entry = self._eviction.evict()
             self.bytes -= self._size(victim, entry.output)
             self.evictions += 1
-        # one that is evaluated anew was asked for again
-        self._eviction.add(key, Entry(output, self._now(), visited=replaced))
+        self._eviction.add(key, Entry(output, self._now(), visited))
         self.bytes += size
 
     def _remove(self, key: bytes) -> bool:
@@ -153,4 +154,4 @@ class PredictionCache(Generic[Pending]):
         # a str counts twice its length: wide characters take up to four bytes each, and
         # string outputs that are JSON text are nearly always ASCII
         extra = len(output) if type(output) is bytes else 2 * len(output)
-        return len(key) + extra + self._eviction.overhead
+        return len(key) + extra + self._overhead

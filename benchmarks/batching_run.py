@@ -38,6 +38,7 @@ class Saturation:
     batch_rows: float  # mean
     busy: float  # share of the time in which the replica had a batch
     worker_cpu: float  # CPU seconds of the worker per second
+    server_cpu: float  # and of this process: callers and server
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,8 @@ async def run_submit(
         _Caller(crowd, number).ask()
     await watch(load, warm, seconds, on_begin, on_end)
     await crowd.gone.wait()
+    if crowd.error is not None:
+        raise crowd.error
     return load
 
 
@@ -166,7 +168,8 @@ CLOSED = {"predict": run_predict, "submit": run_submit}
 
 
 class _Crowd:
-    """What callers share. State: how many of them have not gone yet."""
+    """What callers share. State: how many of them have not gone yet, and why one went
+    that should not have."""
 
     def __init__(
         self, application: Application, rows: Sequence[Any], load: Load, callers: int
@@ -175,6 +178,7 @@ class _Crowd:
         self.rows = rows
         self.load = load
         self.callers = callers
+        self.error: Exception | None = None
         self.gone = asyncio.Event()
         self.call_later = asyncio.get_running_loop().call_later
         self._left = callers
@@ -202,7 +206,11 @@ class _Caller:
         row = crowd.rows[self._number % len(crowd.rows)]
         self._number += crowd.callers
         application = crowd.application
-        application.submit(encode_python(application.input_type, row), self)
+        try:
+            application.submit(encode_python(application.input_type, row), self)
+        except Exception as error:  # who calls us back would only log it
+            crowd.error = error
+            crowd.leave()
 
     def query_settled(self, query: Query) -> None:
         crowd = self._crowd
@@ -237,7 +245,8 @@ async def run_open(
 class _Arrivals:
     """Sends a query at each time of `due`, in seconds from now.
 
-    State: the number of the next one, and how many are not settled yet.
+    State: the number of the next one, how many are not settled yet, and the error that
+    ended it before its time.
     """
 
     def __init__(self, target: Target, load: Load, due: list[float], warm: float) -> None:
@@ -248,17 +257,27 @@ class _Arrivals:
         self._due = [self._begun + after for after in due]
         self._counted_from = self._begun + warm
         self._next, self._left = 0, len(due)
-        self._all_settled = asyncio.Event()
-        self._timer = Timer(self._send_due)
+        self._over = asyncio.Event()
+        self._error: Exception | None = None
+        self._timer = Timer(self._fire)
         if due:
             self._timer.arm(self._due[0])
 
     async def wait(self) -> None:
         if self._left:
-            await self._all_settled.wait()
+            await self._over.wait()
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         self._timer.close()
+
+    def _fire(self) -> None:
+        try:
+            self._send_due()
+        except Exception as error:  # the event loop would only log it
+            self._error = error
+            self._over.set()
 
     def _send_due(self) -> None:
         due, load, application = self._due, self.load, self._application
@@ -281,7 +300,7 @@ class _Arrivals:
     def settled(self) -> None:
         self._left -= 1
         if not self._left:
-            self._all_settled.set()
+            self._over.set()
 
 
 class _Arrival:

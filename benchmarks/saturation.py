@@ -1,8 +1,8 @@
 """Figure 4 of the Clipper paper: controllers at saturation, 20 ms objective.
 
 Each controller is shown at its best: the number of callers is doubled from 1 to 4,096
-until goodput falls, and the best number is measured in rounds in which all controllers
-take their turn. Goodput is what the model answered in time; who got the default output
+until goodput falls, and the fewest that came within 5 % of the best are measured in
+rounds in which all controllers take their turn. Goodput is what the model answered in time; who got the default output
 pauses 5 ms before the next query.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ MODELS = ("noop", "linear-svm", "logistic", "forest", "rbf-svm")
 SLO_SECONDS = 0.02
 CALLERS = tuple(2**e for e in range(13))
 FALL = 0.7  # of the best goodput; two numbers of callers in turn below it end the search
+NEAR = 0.95  # of the best goodput is as good
 SEARCH_SECONDS, SEARCH_WARM = 0.25, 0.2
 WARM_SECONDS = 0.25
 # The paper's prototype adds two rows per batch, and has to be given the time to.
@@ -86,35 +88,43 @@ async def _measure_lanes(run: Run, lanes: list[Lane]) -> None:
 
 
 async def find_callers(run: Run, lane: Lane) -> int:
-    """The number of callers at which most is answered in time."""
-    best, best_rate, falls = 1, 0.0, 0
+    """The number of callers at which most is answered in time, or nearly."""
+    rates: dict[int, float] = {}
+    falls = 0
     warm = SLOW_SECONDS.get(lane.label, SEARCH_WARM)
     for callers in CALLERS[::3] if run.short else CALLERS:
         sample = await saturate(run, lane, callers, -1, SEARCH_SECONDS, warm)
         run.findings.saturations.append(sample)
-        if sample.rate > best_rate:
-            best, best_rate, falls = callers, sample.rate, 0
-        elif sample.rate >= FALL * best_rate:
-            falls = 0
-        elif (falls := falls + 1) == 2:
+        rates[callers] = sample.rate
+        falls = falls + 1 if sample.rate < FALL * max(rates.values()) else 0
+        if falls == 2:
             break
+    best = fewest_callers(rates)
     run.progress(f"fig4 {lane.model} {lane.label}: best with {best} callers")
     return best
+
+
+def fewest_callers(rates: dict[int, float]) -> int:
+    """The fewest that come near the best goodput: more only wait, and at the edge of the
+    objective a little luck decides who is in time."""
+    enough = NEAR * max(rates.values())
+    return min(callers for callers, rate in rates.items() if rate >= enough)
 
 
 async def saturate(
     run: Run, lane: Lane, callers: int, round_: int, seconds: float, warm: float
 ) -> Saturation:
-    log, cpu = lane.log, [0.0, 0.0]
+    log = lane.log
+    worker, server = [0.0, 0.0], [0.0, 0.0]
     sizes: list[int] = []
     took: list[float] = []
 
     def begin() -> None:
         log.clear()
-        cpu[0] = lane.worker_cpu()
+        worker[0], server[0] = lane.worker_cpu(), time.process_time()
 
     def end() -> None:
-        cpu[1] = lane.worker_cpu()
+        worker[1], server[1] = lane.worker_cpu(), time.process_time()
         sizes.extend(rows for rows, _ in log.batches)
         took.extend(log.seconds)
 
@@ -131,7 +141,8 @@ async def saturate(
         batch_mean=statistics.fmean(took) if took else 0.0,
         batch_rows=statistics.fmean(sizes) if sizes else 0.0,
         busy=min(1.0, sum(took) / load.seconds),
-        worker_cpu=(cpu[1] - cpu[0]) / load.seconds,
+        worker_cpu=(worker[1] - worker[0]) / load.seconds,
+        server_cpu=(server[1] - server[0]) / load.seconds,
     )
 
 
@@ -175,7 +186,7 @@ def controllers_of(findings: Findings) -> list[str]:
 def report(findings: Findings) -> str:
     heads = ["model", "controller", "callers", "in time/s", "of none", "of all rounds"]
     heads += ["paper's", "batch p99 ms", "mean ms", "rows", "busy %", "worker CPU %"]
-    heads += ["default/s", "query p99 ms"]
+    heads += ["server CPU %", "default/s", "query p99 ms"]
     lines: list[list[str]] = []
     for model in models_of(findings):
         if lines:
@@ -205,6 +216,7 @@ def _line(
         f"{middle(samples, lambda s: s.batch_rows):.1f}",
         f"{middle(samples, lambda s: s.busy) * 100:.0f}",
         f"{middle(samples, lambda s: s.worker_cpu) * 100:.0f}",
+        f"{middle(samples, lambda s: s.server_cpu) * 100:.0f}",
         f"{middle(samples, lambda s: s.refused):,.0f}",
         f"{middle(samples, lambda s: s.query_p99) * 1e3:.2f}",
     ]

@@ -35,6 +35,7 @@ def saturated(controller: str, round_: int, rate: float, **changed: Any) -> Satu
         "batch_rows": 64.0,
         "busy": 0.95,
         "worker_cpu": 0.9,
+        "server_cpu": 0.5,
     }
     return Saturation(**{**values, **changed})
 
@@ -204,6 +205,26 @@ async def test_an_open_loop_without_arrivals_ends(
     assert (load.good, load.rate, load.mean, load.quantile(0.99)) == (0, 0.0, 0.0, 0.0)
 
 
+class BrokenApplication(FakeApplication):
+    def submit(self, row: Row, receiver: Any) -> None:
+        if len(self.asked) > 2:
+            raise RuntimeError("broken")
+        super().submit(row, receiver)
+
+
+async def test_what_callers_run_into_is_raised(
+    rows: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "PAUSE", 0.0)
+    target = Target(FakeServer(BrokenApplication(limit=100)), "a", rows)
+    with pytest.raises(RuntimeError, match="broken"):
+        await callers.run_submit(target, 2, seconds=0.0)
+    monkeypatch.setattr(callers, "draw_arrivals", lambda loads, seed: [0.0] * 5)
+    target = Target(FakeServer(BrokenApplication(limit=100)), "a", rows)
+    with pytest.raises(RuntimeError, match="broken"):
+        await callers.run_open(target, 1.0, seconds=0.0)
+
+
 def test_a_warm_up_is_forgotten() -> None:
     load = Load()
     load.latencies += [1.0, 2.0]
@@ -232,6 +253,11 @@ def test_sizes_grow_to_the_largest_batch() -> None:
     assert sizes[:5] == [1, 2, 3, 4, 5]
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == MOST_ROWS
+
+
+def test_a_little_more_is_not_worth_more_callers() -> None:
+    assert saturation.fewest_callers({1: 500.0, 2: 580.0, 4: 590.0, 64: 600.0}) == 2
+    assert saturation.fewest_callers({1: 0.0, 2: 0.0}) == 1
 
 
 def test_gains_are_taken_within_a_round(findings: Findings) -> None:

@@ -120,10 +120,13 @@ async def run_predict(
 ) -> Load:
     """Callers that `await server.predict(...)`, one task each."""
     load = Load()
-    async with asyncio.TaskGroup() as group:
-        for number in range(callers):
-            group.create_task(_predict_on(target, load, number, callers))
-        await watch(load, warm, seconds, on_begin, on_end)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(callers):
+                group.create_task(_predict_on(target, load, number, callers))
+            await watch(load, warm, seconds, on_begin, on_end)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     return load
 
 

@@ -1,9 +1,9 @@
 """Figure 4 of the Clipper paper: controllers at saturation, 20 ms objective.
 
 Each controller is shown at its best: the number of callers is doubled from 1 to 4,096
-until goodput falls, and the fewest that came within 5 % of the best are measured in
-rounds in which all controllers take their turn. Goodput is what the model answered in time; who got the default output
-pauses 5 ms before the next query.
+until goodput falls, and the fewest that came within 5 % of the best are measured in rounds
+in which all controllers take their turn. Goodput is what the model answered in time; who
+got the default output pauses 5 ms before the next query.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.report import spread, table
 from benchmarks.results import unique
 from clipper import Server
 from clipper.batching.registry import CONTROLLERS
+from clipper.errors import ClipperError
 
 MODELS = ("noop", "linear-svm", "logistic", "forest", "rbf-svm")
 SLO_SECONDS = 0.02
@@ -70,7 +71,7 @@ async def measure(run: Run) -> None:
                 ]
                 with quiet_collector():
                     await _measure_lanes(run, lanes)
-        except LaneError as error:
+        except (LaneError, ClipperError) as error:
             run.fail(f"fig4: {error}")
 
 

@@ -21,6 +21,7 @@ from benchmarks.mnist import TITLES
 from benchmarks.report import table
 from benchmarks.results import unique
 from clipper import Server
+from clipper.errors import ClipperError
 
 MODELS = ("noop", "linear-svm", "logistic", "forest", "rbf-svm")
 MOST_ROWS = 4096
@@ -82,7 +83,7 @@ async def measure(run: Run) -> None:
                 )
                 with quiet_collector():
                     await _measure_sizes(run, lane)
-        except LaneError as error:
+        except (LaneError, ClipperError) as error:
             run.fail(f"fig3: {error}")
 
 

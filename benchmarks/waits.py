@@ -22,6 +22,7 @@ from benchmarks.mnist import TITLES
 from benchmarks.report import table
 from benchmarks.results import unique
 from clipper import Server
+from clipper.errors import ClipperError
 
 MODELS = ("forest", "linear-svm", "sleep")  # a batch costs much, however few its rows
 AUTO = "auto"
@@ -81,7 +82,7 @@ async def measure(run: Run) -> None:
                 ]
                 with quiet_collector():
                     await _measure_lanes(run, lanes)
-        except LaneError as error:
+        except (LaneError, ClipperError) as error:
             run.fail(f"fig5: {error}")
 
 

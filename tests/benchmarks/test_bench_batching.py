@@ -206,10 +206,10 @@ async def test_an_open_loop_without_arrivals_ends(
 
 
 class BrokenApplication(FakeApplication):
-    def submit(self, row: Row, receiver: Any) -> None:
+    def count(self, value: float) -> bool:
         if len(self.asked) > 2:
             raise RuntimeError("broken")
-        super().submit(row, receiver)
+        return super().count(value)
 
 
 async def test_what_callers_run_into_is_raised(
@@ -219,6 +219,9 @@ async def test_what_callers_run_into_is_raised(
     target = Target(FakeServer(BrokenApplication(limit=100)), "a", rows)
     with pytest.raises(RuntimeError, match="broken"):
         await callers.run_submit(target, 2, seconds=0.0)
+    target = Target(FakeServer(BrokenApplication(limit=100)), "a", rows)
+    with pytest.raises(RuntimeError, match="broken"):
+        await callers.run_predict(target, 2, seconds=60.0)
     monkeypatch.setattr(callers, "draw_arrivals", lambda loads, seed: [0.0] * 5)
     target = Target(FakeServer(BrokenApplication(limit=100)), "a", rows)
     with pytest.raises(RuntimeError, match="broken"):

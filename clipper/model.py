@@ -23,7 +23,6 @@ from clipper.workers.replica_set import ReplicaSet, State, WorkerSpec
 
 logger = logging.getLogger(__name__)
 
-OVERLOADED = RowError("overloaded", "Too much work is waiting for the model")
 NO_REPLICA = RowError("no_model", "No connected models found for query")
 STOPPED = RowError("unavailable", "The model version was taken out of service")
 
@@ -50,7 +49,6 @@ class Model:
         self.prefix = key_prefix(record.generation)
         self.exact_prefix = exact_prefix(self.prefix)
         self._cache = cache
-        self._limits = limits
         self.replicas = ReplicaSet(
             self._worker_spec(),
             load_blob,
@@ -67,9 +65,10 @@ class Model:
             call_soon=loop.call_soon,
             call_later=loop.call_later,
             wait=make_wait(record.batching),
+            limit=limits.queue_rows,
             retry=record.retry,
         )
-        self._queue = self.dispatcher.queue
+        self.submit: Callable[[Job | Block], None] = self.dispatcher.submit
         # All mutable state beside the above: whether a replica answers or is expected to
         # (kept, because every query asks), and whether the version is on its way out.
         self.connected = record.blob is not None and record.num_replicas > 0
@@ -85,23 +84,9 @@ class Model:
 
     def set_objective(self, slo_seconds: float | None) -> None:
         """The tightest SLO of the applications that this version answers for."""
-        self.dispatcher.set_objective(
+        self.dispatcher.fleet.set_objective(
             DEFAULT_OBJECTIVE if slo_seconds is None else (1.0 - WAY_BACK) * slo_seconds
         )
-
-    def submit(self, work: Job | Block) -> None:
-        """Queue work, or settle it at once where it could only wait in vain."""
-        if self._queue.rows and self._full(work.rows):
-            self.dispatcher.prune()  # what waits in vain must not keep others out
-            if self._full(work.rows):
-                work.fail(OVERLOADED)
-                return
-        self.dispatcher.submit(work)
-
-    def _full(self, rows: int) -> bool:
-        # an empty queue takes a request of any size that was let in at the door
-        waiting = self._queue.rows
-        return waiting > 0 and waiting + rows > self._limits.queue_rows
 
     def job_settled(self, job: Job, output: Output) -> None:
         """A cached job is over: keep its output, unless it failed."""

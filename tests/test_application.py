@@ -11,6 +11,7 @@ import pytest
 from fakes import FakeLoop, FakeReplica, FakeReplicaSet, ManualClock
 
 from clipper.application import GONE, Application, render_string
+from clipper.batching.dispatcher import FULL
 from clipper.batching.job import EXPIRED
 from clipper.cache import PredictionCache
 from clipper.config import Limits
@@ -23,7 +24,7 @@ from clipper.errors import (
     Unavailable,
 )
 from clipper.inputs import InputType, Row, encode_json_value
-from clipper.model import OVERLOADED, STOPPED, Model
+from clipper.model import STOPPED, Model
 from clipper.query import NO_MODEL, BatchQuery, Query
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, BatchingSettings, ModelRecord, PolicySettings
@@ -564,9 +565,9 @@ async def test_a_full_queue_refuses_at_once(ask: Ask) -> None:
     replicas(ask.model).replica.capacity = 0
     for value in range(50):
         assert not ask.one(value).told
-    assert ask.one(99).output == OVERLOADED
-    assert ask.block(1, 2, 3).outputs == [OVERLOADED] * 3
-    assert ask.many(101, 102).outputs == [OVERLOADED] * 2
+    assert ask.one(99).output == FULL
+    assert ask.block(1, 2, 3).outputs == [FULL] * 3
+    assert ask.many(101, 102).outputs == [FULL] * 2
     joined = ask.one(1)  # costs nothing
     assert not joined.told and ask.model.dispatcher.queue.rows == 50
     assert len(ask.house.cache.in_flight) == 50
@@ -759,7 +760,7 @@ async def test_a_failure_becomes_the_default_or_an_error(
 async def test_overload_can_be_an_error_in_spite_of_a_default(house: House) -> None:
     ask = Ask(house, default_output="-1.0", on_overload="reject")
     with pytest.raises(Overloaded):
-        answer_of(ask, OVERLOADED)
+        answer_of(ask, FULL)
     assert answer_of(ask, EXPIRED).default
 
 

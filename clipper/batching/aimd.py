@@ -4,7 +4,8 @@ Crankshaw et al., "Clipper" (NSDI 2017), section 4.3.1: raise the maximum batch 
 constant while batches stay within the objective, cut it by a tenth when one does not.
 Unlike the prototype that was measured there, the cap persists: small batches leave it
 alone, so an idle hour does not undo what was learned under load. Start-up doubles the cap
-until the first overrun, and then goes to where the fitted line meets the objective.
+until the next double would overrun, and then goes to where the fitted line meets the
+objective.
 
 A batch that was full may raise the cap. Under overload the deadlines of those who waited
 keep batches below the cap, and it would never be learned where it matters: so one at
@@ -22,10 +23,10 @@ from clipper.batching.triage import choose
 
 STEP = 2  # rows per full batch in time
 BACKOFF = 0.9
-# The cap rests where a full batch takes at least this share of the objective, and sooner
-# where the model's own variation would take it over.
+# The cap rests where a full batch takes this share of the objective, and sooner where the
+# model's own variation would take it over.
 REST = 0.95
-VARIATION = 0.95  # of the latest batches are within what the cap leaves room for
+ENOUGH = 5  # batches before the line is believed beyond what was tried
 
 
 class AIMD:
@@ -34,7 +35,7 @@ class AIMD:
     def __init__(self, objective: float, max_batch_size: int) -> None:
         self.objective = objective
         self.latency = LatencyModel()
-        self._max = max_batch_size
+        self.bound = max_batch_size
         # All mutable state beside the fit: the cap in rows, whether start-up still doubles
         # it, and whether the latest batch overran although it was not full.
         self._cap = 1
@@ -54,15 +55,25 @@ class AIMD:
             self._overran(size)
             return
         self._suspect = False
-        if self._doubling:
-            if size >= self._cap:
-                self._cap = min(self._max, 2 * self._cap)
-        elif 2 * size >= self._cap and self._fits(self._cap + STEP):
-            self._cap = min(self._max, self._cap + STEP)
+        if 2 * size < self._cap:
+            return  # far from full: it says nothing about a full one
+        if not self._doubling:
+            self._grow(self._cap + STEP)
+        elif self.latency.batches < ENOUGH or self._fits(2 * size):
+            self._cap = min(self.bound, max(self._cap, 2 * size))
+        else:
+            self._doubling = False
+            self._grow(self._room(2 * size))
+
+    def _grow(self, rows: int) -> None:
+        if rows > self._cap and self._fits(rows):
+            self._cap = min(self.bound, rows)
+
+    def _room(self, most: int) -> int:
+        return self.latency.rows_within(REST * self.objective, most)
 
     def _fits(self, rows: int) -> bool:
-        variation = max(0.0, self.latency.residual(VARIATION))
-        room = min(REST * self.objective, self.objective - variation)
+        room = min(REST * self.objective, self.objective - self.latency.spread)
         return self.latency.seconds(rows) <= room
 
     def _overran(self, size: int) -> None:
@@ -74,5 +85,5 @@ class AIMD:
         cap = int(self._cap * BACKOFF)
         if self._doubling and self.latency.batches > 1:
             self._doubling = False
-            cap = min(cap, self.latency.rows_within(REST * self.objective, self._cap))
+            cap = min(cap, self._room(self._cap))
         self._cap = max(1, cap)

@@ -39,10 +39,12 @@ class BatchController(Protocol):
     Pure: it owns no clock and does no I/O. `objective` is the longest that a batch should
     run, in seconds; it changes when applications link or leave the model. `latency` is
     what the controller knows of the replica's speed, and what admission, waiting and the
-    choice of a replica go by; with None they do without.
+    choice of a replica go by; with None they do without. `bound` is the most rows that a
+    batch may ever have, whatever is learned.
     """
 
     objective: float
+    bound: int
 
     @property
     def latency(self) -> LatencyModel | None: ...

@@ -12,14 +12,14 @@ class Fixed:
     def __init__(self, objective: float, size: int) -> None:
         self.objective = objective
         self.latency = LatencyModel()
-        self._size = size
+        self.bound = size
 
     @property
     def cap(self) -> int:
-        return self._size
+        return self.bound
 
     def plan(self, now: float, backlog: Backlog) -> Plan:
-        return Plan(0, self._size)
+        return Plan(0, self.bound)
 
     def record(self, size: int, service_seconds: float) -> None:
         self.latency.record(size, service_seconds)

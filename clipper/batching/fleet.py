@@ -8,12 +8,11 @@ batch, be given up, or go to whoever is free first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 
-from clipper.batching.controller import BatchController
+from clipper.batching.controller import Backlog, BatchController
 from clipper.batching.load import Replica, ReplicaLoad
-from clipper.batching.triage import SAFE
 
 # A batch goes to a busy replica so many seconds before it is expected to be free: timers
 # of event loops go by milliseconds, and the worker should find it in its socket.
@@ -27,23 +26,17 @@ TRIAL_SECONDS = 1.0
 class Fleet:
     """Loads of the replicas that are ready."""
 
-    # State: the replicas that were ready when last looked, and their loads; `controller`
+    # State: the replicas that were ready when last told, and their loads; `controller`
     # is the first one's, kept when it goes, so that what was learned outlives a worker.
 
-    def __init__(
-        self, replicas: Callable[[], Sequence[Replica]], controller: BatchController
-    ) -> None:
-        self._replicas = replicas
-        self._known: Sequence[Replica] = ()
+    def __init__(self, controller: BatchController) -> None:
+        self.replicas: Sequence[Replica] = ()
         self.loads: list[ReplicaLoad] = []
         self.controller = controller
 
-    def renew(self) -> None:
+    def renew(self, ready: Sequence[Replica]) -> None:
         """Follow replicas that came and went."""
-        ready = self._replicas()
-        if ready is self._known:
-            return
-        self._known = ready
+        self.replicas = ready
         before = {load.replica: load for load in self.loads}
         kept = [before[replica] for replica in ready if replica in before]
         if not kept and self.loads:
@@ -73,12 +66,12 @@ class Fleet:
                 return load
         return None
 
-    def choose(self, now: float, rows: int, head: float) -> ReplicaLoad | None:
-        """The replica that the next of `rows` rows should go to now, if any should.
-        `head` is the deadline of the first."""
+    def choose(self, now: float, queue: Backlog) -> ReplicaLoad | None:
+        """The replica that the next of what waits should go to now, if any should."""
         loads = self.loads
         if len(loads) == 1:
             return loads[0] if _is_open(loads[0], now) else None
+        rows = max(1, queue.rows)
         best: ReplicaLoad | None = None
         soonest = float("inf")
         for load in loads:
@@ -91,7 +84,7 @@ class Fleet:
                 best, soonest = load, finish
         if best is None or _is_open(best, now):
             return best
-        return self._second(best, soonest, now, rows, head)
+        return self._second(best, soonest, now, rows, queue.head)
 
     def _second(
         self, best: ReplicaLoad, soonest: float, now: float, rows: int, head: float
@@ -101,10 +94,10 @@ class Fleet:
         for load in self.loads:
             if load is best or not _is_open(load, now):
                 continue
-            faster = sum(other.rate() for other in self.loads if other is not load)
+            faster = sum(other.rate for other in self.loads if other is not load)
             finish = load.finish(now, rows)
-            margin = max(0.0, load.residual(SAFE))
-            if finish <= soonest + rows / max(faster, 1e-9) and finish + margin <= head:
+            in_time = finish + load.spread <= head
+            if in_time and finish <= soonest + rows / max(faster, 1e-9):
                 return load
         return None
 
@@ -130,7 +123,7 @@ class Fleet:
                 return load
         return None
 
-    def share(self, load: ReplicaLoad, rows: int, now: float) -> int:
+    def share(self, load: ReplicaLoad, rows: int) -> int:
         """How many of the rows this replica should get while others are idle too: an
         equal part, where larger batches take longer by more than they save."""
         idle = sum(not other.flights and other.replica.room for other in self.loads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from clipper.batching.controller import Backlog, Plan
 from clipper.batching.latency import LatencyModel
-from clipper.batching.triage import SAFE, choose
+from clipper.batching.triage import choose
 
 EXPLORATION = 2  # times the largest batch that was ever run
 
@@ -20,15 +20,15 @@ class Goodput:
     def __init__(self, objective: float, max_batch_size: int) -> None:
         self.objective = objective
         self.latency = LatencyModel()  # all mutable state
-        self._max = max_batch_size
+        self.bound = max_batch_size
 
     @property
     def cap(self) -> int:
         latency = self.latency
         if not latency.known:
             return 1
-        bound = min(self._max, EXPLORATION * latency.largest)
-        return latency.rows_within(self.objective - max(0.0, latency.residual(SAFE)), bound)
+        tried = min(self.bound, EXPLORATION * latency.largest)
+        return latency.rows_within(self.objective - latency.spread, tried)
 
     def plan(self, now: float, backlog: Backlog) -> Plan:
         return choose(self.latency, now, backlog, self.cap)

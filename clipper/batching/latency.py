@@ -9,14 +9,12 @@ then nearly all that was before is forgotten.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-
-import numpy as np
 
 FORGETTING = 0.995  # weight of the past, per batch
 RESIDUALS = 256  # batches whose distance from the line is remembered
 REFRESH = 16  # batches after which the quantiles are taken anew
+SAFE = 0.95
 ENOUGH = 20  # batches before one far off the line is cut, or a jump is believed
 
 # A batch that was stopped by something else (a page fault, the scheduler) must not bend
@@ -37,8 +35,14 @@ class LatencyModel:
     """
 
     # State: the five weighted sums of the fit, the line that follows from them, the latest
-    # residuals and the sorted copy of them that quantiles are read from, the largest batch
-    # that was ever run, and how many batches in a row were far above (+) or below (-).
+    # residuals, the sorted copy of them with two quantiles, how many batches that copy
+    # lacks, the largest batch that was ever run, and how many batches in a row were far
+    # above (+) or below (-) the line.
+
+    __slots__ = (
+        "_high", "_low", "_n", "_residuals", "_run", "_sorted", "_stale", "_x", "_xx",
+        "_xy", "_y", "batches", "fixed", "largest", "per_row", "spread",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._n = self._x = self._xx = self._y = self._xy = 0.0
@@ -49,6 +53,8 @@ class LatencyModel:
         self._residuals: deque[float] = deque(maxlen=RESIDUALS)
         self._sorted: list[float] = [0.0]
         self._stale = 0
+        self._low = self._high = 0.0
+        self.spread = 0.0  # seconds over the line that SAFE of the batches stay below
         self._run = 0
 
     def __repr__(self) -> str:
@@ -71,49 +77,41 @@ class LatencyModel:
             return 1
         return max(1, min(bound, int((seconds - self.fixed) / self.per_row)))
 
-    def residual(self, quantile: float) -> float:
-        """Seconds that this share of the latest batches stayed below, over the line."""
-        ordered = self._ordered()
-        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
-
-    def residuals(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """The latest distances from the line in seconds, sorted, shape (1..256,)."""
-        return np.array(self._ordered())
-
-    def _ordered(self) -> list[float]:
-        if self._stale and (self._stale >= REFRESH or len(self._residuals) < 2 * REFRESH):
-            self._sorted = sorted(self._residuals)
-            self._stale = 0
+    def residuals(self) -> list[float]:
+        """The latest distances from the line in seconds, sorted; at least one."""
         return self._sorted
+
+    # -- learning -----------------------------------------------------------------------
 
     def record(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took that long."""
-        expected = self.fixed + self.per_row * rows
-        residual = seconds - expected
-        if self.batches >= ENOUGH:
-            self._watch(residual, expected)
-            if seconds > OUTLIER * expected:
-                seconds = OUTLIER * expected
-        if self.batches:
+        batches = self.batches
+        if batches:
+            expected = self.fixed + self.per_row * rows
+            residual = seconds - expected
+            if batches >= ENOUGH:
+                if residual > self._high or residual < self._low:
+                    self._watch(residual, expected)
+                else:
+                    self._run = 0
+                if seconds > OUTLIER * expected:
+                    seconds = OUTLIER * expected
             self._residuals.append(residual)
             self._stale += 1
+            if self._stale >= REFRESH or batches < ENOUGH:
+                self._sort()
         self.batches += 1
         if rows > self.largest:
             self.largest = rows
-        g = FORGETTING
-        self._n = g * self._n + 1.0
-        self._x = g * self._x + rows
-        self._xx = g * self._xx + rows * rows
-        self._y = g * self._y + seconds
-        self._xy = g * self._xy + rows * seconds
-        self._fit()
-
-    def _fit(self) -> None:
-        n, x, y = self._n, self._x, self._y
-        spread = n * self._xx - x * x
+        self._n = n = FORGETTING * self._n + 1.0
+        self._x = x = FORGETTING * self._x + rows
+        self._xx = xx = FORGETTING * self._xx + rows * rows
+        self._y = y = FORGETTING * self._y + seconds
+        self._xy = xy = FORGETTING * self._xy + rows * seconds
+        spread = n * xx - x * x
         # of sizes that hardly differ no slope can be told: the last one is kept
         if spread > 1e-4 * x * x:
-            slope = (n * self._xy - x * y) / spread
+            slope = (n * xy - x * y) / spread
             self.per_row = slope if slope > 0.0 else 0.0
         fixed = (y - self.per_row * x) / n
         if fixed < 0.0:
@@ -121,15 +119,22 @@ class LatencyModel:
             self.per_row = y / x
         self.fixed = fixed
 
+    def _sort(self) -> None:
+        self._sorted = ordered = sorted(self._residuals)
+        self._stale = 0
+        count = len(ordered)
+        self._high = ordered[min(count - 1, int(SAFE * count))]
+        self._low = ordered[int((1.0 - SAFE) * count)]
+        self.spread = max(0.0, self._high)
+
     def _watch(self, residual: float, expected: float) -> None:
         """Notice a model that became faster or slower from one batch to the next."""
-        if residual > FAR * expected and residual > self.residual(0.95):
-            self._run = max(1, self._run + 1)
-        elif residual < -FAR * expected and residual < self.residual(0.05):
-            self._run = min(-1, self._run - 1)
-        else:
+        if abs(residual) <= FAR * expected:
             self._run = 0
-            return
+        elif residual > 0.0:
+            self._run = max(1, self._run + 1)
+        else:
+            self._run = min(-1, self._run - 1)
         if abs(self._run) >= RUN:
             self._forget()
 
@@ -142,10 +147,6 @@ class LatencyModel:
         self._xy *= scale
         self._residuals.clear()
         self._sorted = [0.0]
+        self._low = self._high = self.spread = 0.0
         self._stale = self._run = 0
         self.batches = 1
-
-    def share_within(self, seconds: float) -> float:
-        """The share of the latest batches that took at most so much over the line."""
-        ordered = self._ordered()
-        return bisect_left(ordered, seconds) / len(ordered)

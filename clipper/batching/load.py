@@ -9,6 +9,9 @@ from clipper.batching.controller import BatchController
 from clipper.batching.job import Part
 from clipper.values import Batch
 
+RENEWAL = 8  # batches after which the rate of a replica that is not NEW is renewed
+NEW = 64
+
 
 class Replica(Protocol):
     """What the dispatcher needs of a replica."""
@@ -33,7 +36,7 @@ class Flight:
         self.parts = parts
         self.load = load
         self.due = 0.0  # when its answer is expected
-        self.hedged = hedged  # another replica has, or shall have, the same work
+        self.hedged = hedged  # another flight has, had or shall have the same work
 
 
 class ReplicaLoad:
@@ -43,7 +46,8 @@ class ReplicaLoad:
     """
 
     # State: `flights`, the running one first; `free_at`, when they should all be answered;
-    # `used_at`, when it was last given or answered a batch.
+    # `used_at`, when it was last given or answered a batch; `rate`, the rows per second
+    # that it could do, 0 where nothing is known, renewed every few batches.
 
     def __init__(self, replica: Replica, controller: BatchController) -> None:
         self.replica = replica
@@ -51,21 +55,29 @@ class ReplicaLoad:
         self.flights: deque[Flight] = deque()
         self.free_at = 0.0
         self.used_at = float("-inf")
+        self.rate = 0.0
+        self._answers = 0
 
     def predicted(self, rows: int) -> float:
         """Seconds that a batch of so many rows takes here; 0 where nothing is known."""
         latency = self.controller.latency
         return 0.0 if latency is None else latency.seconds(rows)
 
-    def residual(self, quantile: float) -> float:
+    @property
+    def spread(self) -> float:
+        """Seconds by which nearly all batches stay below what was predicted."""
         latency = self.controller.latency
-        return 0.0 if latency is None else latency.residual(quantile)
+        return 0.0 if latency is None else latency.spread
 
-    def rate(self) -> float:
-        """Rows per second in full batches; 0 where nothing is known."""
-        cap = self.controller.cap
-        seconds = self.predicted(cap)
-        return cap / seconds if seconds > 0.0 else 0.0
+    def _best_rate(self) -> float:
+        """Rows per second in the largest batches that meet the objective, tried or not."""
+        controller = self.controller
+        latency = controller.latency
+        if latency is None:
+            return 0.0
+        rows = latency.rows_within(controller.objective, controller.bound)
+        seconds = latency.seconds(rows)
+        return rows / seconds if seconds > 0.0 else 0.0
 
     def finish(self, now: float, rows: int) -> float:
         """When a batch of these rows that is sent now would be answered."""
@@ -84,9 +96,16 @@ class ReplicaLoad:
         self.used_at = now
 
     def answered(self, flight: Flight, now: float) -> None:
-        """The running batch came back: the others move up."""
+        """A batch came back, the running one: the others move up."""
         self.flights.remove(flight)
         self.used_at = self.free_at = now
         for other in self.flights:
             self.free_at += self.predicted(other.batch.rows)
             other.due = self.free_at
+
+    def record(self, rows: int, seconds: float) -> None:
+        """What the batch that came back took."""
+        self.controller.record(rows, seconds)
+        self._answers += 1
+        if self._answers < NEW or self._answers % RENEWAL == 0:
+            self.rate = self._best_rate()

@@ -28,7 +28,7 @@ class QuantileRegression:
 
     def __init__(self, objective: float, max_batch_size: int) -> None:
         self._aimd = AIMD(objective, max_batch_size)
-        self._max = max_batch_size
+        self.bound = max_batch_size
         # All mutable state beside AIMD's: the latest (rows, seconds), batches until the
         # next fit, and the line of the last one, (seconds per row, seconds), if any.
         self._samples: deque[tuple[int, float]] = deque(maxlen=SAMPLES)
@@ -53,8 +53,8 @@ class QuantileRegression:
             return self._aimd.cap
         slope, fixed = self._line
         if slope <= 0.0:  # larger batches cost nothing that could be seen: approach them
-            return min(self._max, 2 * self.latency.largest)
-        return max(1, min(self._max, int((self.objective - fixed) / slope)))
+            return min(self.bound, 2 * self.latency.largest)
+        return max(1, min(self.bound, int((self.objective - fixed) / slope)))
 
     def plan(self, now: float, backlog: Backlog) -> Plan:
         """As the paper has it: nothing is given up before its time."""

@@ -15,7 +15,6 @@ from clipper.batching.controller import Backlog, Plan
 from clipper.batching.latency import LatencyModel
 
 GRID = 0.8  # each batch size that is tried, of the next larger one
-SAFE = 0.95  # of the latest batches would still be in time: then nothing is given up
 MOST_DEADLINES = 512  # looked at; longer queues are thinned out evenly
 MOST_ROWS = 8192
 
@@ -24,10 +23,8 @@ def choose(latency: LatencyModel, now: float, backlog: Backlog, limit: int) -> P
     """The plan for a batch of at most `limit` rows that begins at `now`, in seconds on the
     clock of the deadlines."""
     rows = min(backlog.rows, limit)
-    if not latency.known:
-        return Plan(0, rows)
-    safe = latency.residual(SAFE)
-    if backlog.head - now >= latency.seconds(rows) + max(0.0, safe):
+    needed = latency.fixed + latency.per_row * rows + latency.spread
+    if backlog.head - now >= needed or not latency.known:
         return Plan(0, rows)
     return _most_goodput(latency, now, backlog, rows)
 
@@ -37,7 +34,7 @@ def _most_goodput(latency: LatencyModel, now: float, backlog: Backlog, limit: in
     each = -(-len(slack) // MOST_DEADLINES)  # rows that one looked-at deadline stands for
     slack = slack[::each]
     sizes = _grid(limit)
-    residuals = latency.residuals()
+    residuals = np.array(latency.residuals())
     seconds = latency.fixed + latency.per_row * sizes
     median = residuals[len(residuals) // 2]
     hopeless = np.searchsorted(slack, seconds + median)

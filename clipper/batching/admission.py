@@ -1,0 +1,43 @@
+"""Whether a row that comes now could be answered in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipper.batching.load import ReplicaLoad
+
+_NEVER = float("-inf")
+
+
+class Admission:
+    """A row with so many others before it is answered at about
+
+        earliest + rows * per_row
+
+    seconds on the dispatcher's clock: when the next replica is free, and a batch of one
+    row and the way back are over, and then at the best rate of all replicas together. A
+    row that has less time than that is refused when it comes.
+    """
+
+    # State: the two numbers, renewed whenever a replica was given or answered a batch.
+    # Where a replica's speed is not known, nothing is refused.
+
+    __slots__ = ("earliest", "per_row")
+
+    def __init__(self) -> None:
+        self.earliest = _NEVER
+        self.per_row = 0.0
+
+    def renew(self, now: float, loads: Iterable[ReplicaLoad], way_back: float) -> None:
+        soonest, rate = float("inf"), 0.0
+        for load in loads:
+            latency = load.controller.latency
+            if latency is None or not latency.known:
+                self.earliest = _NEVER
+                return
+            finish = load.start(now) + latency.fixed + latency.per_row + latency.spread
+            if finish < soonest:
+                soonest = finish
+            rate += load.rate
+        self.earliest = soonest + way_back if rate > 0.0 else _NEVER
+        self.per_row = 1.0 / rate if rate > 0.0 else 0.0

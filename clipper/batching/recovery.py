@@ -1,0 +1,50 @@
+"""What becomes of the rows of a batch that failed: a rule for each kind of failure.
+
+One row must not fail its neighbours. When a worker dies, the rows of the batch it died
+under are evaluated once more, each alone, and one that kills alone is given up. When the
+function raises, the batch is cut in halves until the rows that make it raise are alone.
+What a worker had not begun with simply waits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from clipper.batching.job import Job, Slice, halves, singles
+from clipper.values import FailureKind
+
+# How often a row may be evaluated again after a worker died under it.
+RETRIES = 1
+
+Parts = list[Job | Slice]
+
+
+class Recovery(NamedTuple):
+    """`queued` goes back to the queue, each of `alone` is evaluated in a batch of its own,
+    and `failed` gets the error."""
+
+    queued: Sequence[Job | Slice] = ()
+    alone: Sequence[Parts] = ()
+    failed: Sequence[Job | Slice] = ()
+
+
+def recover(kind: FailureKind, parts: Parts, retry: bool) -> Recovery:
+    """`retry` is false for a model whose rows must not be evaluated twice."""
+    if kind is FailureKind.RETURNED:
+        # nothing happened to them; what was suspect before waits alone
+        return Recovery(
+            queued=[part for part in parts if not part.attempts],
+            alone=[[part] for part in parts if part.attempts],
+        )
+    if kind is FailureKind.CRASHED and retry:
+        rows = list(singles(parts))
+        for row in rows:
+            row.attempts += 1
+        return Recovery(
+            alone=[[row] for row in rows if row.attempts <= RETRIES],
+            failed=[row for row in rows if row.attempts > RETRIES],
+        )
+    if kind is FailureKind.RAISED and retry and sum(part.rows for part in parts) > 1:
+        return Recovery(alone=halves(parts))
+    return Recovery(failed=parts)

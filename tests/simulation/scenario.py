@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -37,7 +37,7 @@ class Scenario:
     batch_wait: float | str = "auto"
     retry: bool = True
     replicas: int = 1
-    nature: Nature = Nature()
+    nature: Nature = field(default_factory=Nature)
     caching: bool = True
     cache_bytes: int = 1 << 20
     cache_policy: str = "sieve"

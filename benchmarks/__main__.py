@@ -8,6 +8,7 @@ from importlib import import_module
 BENCHMARKS = {
     "serving": "serving speed beside a bare HTTP floor, Mosec and LitServe",
     "caching": "hit ratios of the cache policies, SIEVE and LRU, and what they cost",
+    "overload": "open load past what can be answered: goodput, recovery, the cap",
 }
 
 

@@ -99,11 +99,12 @@ def _figure(
     """The axes of a new figure, which is written to `path` in the end. The same data
     gives the same file."""
     import matplotlib
+    from cycler import cycler
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings = {
-        "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    settings: dict[Any, Any] = {
+        "axes.prop_cycle": cycler(color=COLOURS),
         "axes.spines.right": False,
         "axes.spines.top": False,
         "font.size": 10,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -94,14 +95,25 @@ class FloorServer(Server):
 class PeerServer(Server):
     """Mosec or LitServe with the model called `work`, run by `python`.
 
-    It is stopped in its tracks while others are measured: LitServe polls when idle.
+    `settings` are variables of its environment, `lane` is what it is called here. It is
+    stopped in its tracks while others are measured: LitServe polls when idle.
     """
 
     def __init__(
-        self, name: str, python: str, work: str, probe: bytes, scratch: Path
+        self,
+        name: str,
+        python: str,
+        work: str,
+        probe: bytes,
+        scratch: Path,
+        *,
+        lane: str | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(name, scratch)
+        super().__init__(lane or name, scratch)
         self.path = PEERS[name]
+        self._module = f"benchmarks.peers.{name}_app"
+        self._settings = dict(settings or {})
         self._python = python
         self._work = work
         self._probe = probe
@@ -109,11 +121,11 @@ class PeerServer(Server):
 
     def start(self) -> None:
         [self.port] = free_ports(1)
-        command = [self._python, "-m", f"benchmarks.peers.{self.name}_app"]
-        command += ["--port", str(self.port)]
-        if self.name == "mosec":
+        command = [self._python, "-m", self._module, "--port", str(self.port)]
+        if self._module.endswith("mosec_app"):
             command += ["--address", "127.0.0.1", "--log-level", "error"]
         environment = {"PEER_WORK": self._work, "TMPDIR": str(self._scratch)}
+        environment.update(self._settings)
         self.process = Process(command, self.log, environment=environment)
         self.wait(lambda: post(self.port, self.path, self._probe)[0] == 200)
 
@@ -127,22 +139,33 @@ class PeerServer(Server):
 
 
 class ClipperServer(Server):
-    """`clipper serve` of one checkout, on a data directory of its own."""
+    """`clipper serve` of one checkout, on a data directory of its own.
+
+    `program` is the module that is run, and `environment` is added to its variables.
+    """
 
     def __init__(
-        self, scratch: Path, *, name: str = "clipper", checkout: Path = ROOT
+        self,
+        scratch: Path,
+        *,
+        name: str = "clipper",
+        checkout: Path = ROOT,
+        program: str = "clipper",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, scratch)
         self._checkout = checkout
+        self._program = program
+        self._environment = dict(environment or {})
         self._data = scratch / f"{name.replace('/', '_')}-data"
         self.port, self._admin_port = free_ports(2)
 
     def spawn(self) -> None:
         """Start the process without waiting for it."""
-        command = [sys.executable, "-m", "clipper", "serve"]
+        command = [sys.executable, "-m", self._program, "serve"]
         command += ["--port", str(self.port), "--admin-port", str(self._admin_port)]
         command += ["--data-dir", str(self._data)]
-        environment = {"PYTHONPATH": str(self._checkout)}
+        environment = {"PYTHONPATH": str(self._checkout), **self._environment}
         self.process = Process(
             command, self.log, environment=environment, directory=self._checkout
         )
@@ -154,7 +177,8 @@ class ClipperServer(Server):
     def path_of(self, application: str) -> str:
         return f"/{application}/predict"
 
-    def deploy(self, model: str, function: Callable[[Any], Any]) -> None:
+    def deploy(self, model: str, function: Callable[[Any], Any], **options: Any) -> None:
+        """`options` are those of Clipper.deploy_predict_function."""
         from clipper import Clipper, ClipperError
 
         client = Clipper(
@@ -164,18 +188,26 @@ class ClipperServer(Server):
             data_dir=str(self._data),
         )
         try:
-            client.deploy_predict_function(model, 1, function, "doubles")
+            client.deploy_predict_function(model, 1, function, "doubles", **options)
         except ClipperError as error:
             raise LoadError(f"{self.name} refused the model: {error}") from error
+        finally:
+            client.close()
 
     def register(
-        self, application: str, model: str, *, cache: bool, slo_seconds: float
+        self,
+        application: str,
+        model: str,
+        *,
+        cache: bool,
+        slo_seconds: float,
+        default_output: str | None = None,
     ) -> None:
-        """An application without a default output: what it cannot answer is an error."""
+        """By default without a default output: what it cannot answer is an error."""
         wanted = {
             "name": application,
             "input_type": "doubles",
-            "default_output": None,
+            "default_output": default_output,
             "latency_slo_micros": round(slo_seconds * 1e6),
             "models": [model],
             "cache": cache,
@@ -186,6 +218,21 @@ class ClipperServer(Server):
         status, answer = post(self._admin_port, "/admin/add_app", body, headers=headers)
         if status != 200:
             raise LoadError(f"{self.name} refused the application: {answer.decode()}")
+
+    def gauge(self, name: str, model: str) -> float:
+        """One number that it publishes of a model; LoadError if it does not."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise LoadError(f"{self.name} tells no metrics: {error!r}") from error
+        finally:
+            connection.close()
+        for line in text.splitlines():
+            if line.startswith(f"{name}{{") and f'model="{model}"' in line:
+                return float(line.rsplit(" ", 1)[1])
+        raise LoadError(f"{self.name} publishes no {name} of {model}")
 
 
 def find_peer(name: str, chosen: str | None) -> str | None:

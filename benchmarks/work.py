@@ -16,12 +16,63 @@ from typing import Any
 Model = Callable[[Any], Any]  # a 2-D array of rows -> one output per row
 Row = list[float]
 
-WIDTHS = {"sum": 10, "svm": 784, "forest": 64}
+WIDTHS = {"sum": 10, "sleep": 10, "svm": 784, "forest": 64}
+
+# A batch of the model "sleep" takes these seconds, and those for each of its rows.
+SLEEP_BATCH, SLEEP_ROW = 1e-3, 0.4e-3
 
 
 def make_model(work: str) -> Model:
     """The model called `work`: a closure, so that it is pickled by value."""
-    return {"sum": _make_sum, "svm": _make_svm, "forest": _make_forest}[work]()
+    makers = {
+        "sum": _make_sum,
+        "sleep": make_sleeper,
+        "svm": _make_svm,
+        "forest": _make_forest,
+    }
+    return makers[work]()
+
+
+def make_sleeper(
+    batch: float = SLEEP_BATCH, row: float = SLEEP_ROW, *, slow_file: str = ""
+) -> Model:
+    """Sums rows and sleeps `batch` seconds and `row` for each; twice as long while there
+    is a file called `slow_file`."""
+
+    def sleep_rows(rows: Any) -> Any:
+        import os
+        import time
+
+        factor = 2 if slow_file and os.path.exists(slow_file) else 1
+        time.sleep(factor * (batch + row * len(rows)))
+        return rows.sum(axis=1)
+
+    return sleep_rows
+
+
+def make_straggler(lock_file: str, factor: float = 5.0) -> Model:
+    """The model "sleep" that takes `factor` times as long in one of its processes: the
+    one that holds the lock on `lock_file`, which is free again when that one ends."""
+    batch, row = SLEEP_BATCH, SLEEP_ROW
+    held: list[int] = []  # the locked file, open for good in the process that has it
+
+    def sleep_rows(rows: Any) -> Any:
+        import fcntl
+        import os
+        import time
+
+        if not held:
+            file = os.open(lock_file, os.O_CREAT | os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+            else:
+                held.append(file)
+        time.sleep((factor if held else 1.0) * (batch + row * len(rows)))
+        return rows.sum(axis=1)
+
+    return sleep_rows
 
 
 def _make_sum() -> Model:

@@ -1,6 +1,9 @@
 """LitServe: one API server and one worker with dynamic batching over its fast queue.
 
 PEER_WORK=sum python -m benchmarks.peers.litserve_app --port 8000
+
+PEER_MAX_BATCH_SIZE (512) bounds batches; requests that waited longer than PEER_TIMEOUT_MS
+(LitServe's 30,000) are given up.
 """
 
 from __future__ import annotations
@@ -38,9 +41,14 @@ class Predict(litserve.LitAPI):
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--port", type=int, required=True)
-    api = Predict(max_batch_size=512, batch_timeout=0.002)
+    largest = int(os.environ.get("PEER_MAX_BATCH_SIZE", 512))
+    api = Predict(max_batch_size=largest, batch_timeout=0.002)
     server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=1, fast_queue=True
+        api,
+        accelerator="cpu",
+        workers_per_device=1,
+        timeout=float(os.environ.get("PEER_TIMEOUT_MS", 30_000)) / 1e3,
+        fast_queue=True,
     )
     server.run(
         host="127.0.0.1",

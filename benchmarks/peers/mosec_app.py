@@ -2,7 +2,8 @@
 
     PEER_WORK=sum python -m benchmarks.peers.mosec_app --port 8000
 
-The options of the command line are Mosec's own.
+The options of the command line are Mosec's own. PEER_MAX_BATCH_SIZE (512) bounds batches;
+requests older than PEER_TIMEOUT_MS (Mosec's 3,000) are given up.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Predict(Worker):
 
 
 if __name__ == "__main__":
+    if "PEER_TIMEOUT_MS" in os.environ:
+        os.environ["MOSEC_TIMEOUT"] = os.environ["PEER_TIMEOUT_MS"]
+    largest = int(os.environ.get("PEER_MAX_BATCH_SIZE", 512))
     server = Server()
-    server.append_worker(Predict, num=1, max_batch_size=512, max_wait_time=2)
+    server.append_worker(Predict, num=1, max_batch_size=largest, max_wait_time=2)
     server.run()

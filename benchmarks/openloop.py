@@ -1,0 +1,372 @@
+"""Open-loop load: requests are sent when they are due, answered or not.
+
+    python -m benchmarks.openloop URL --load 2000:5 --load 500:3 --bodies LIST ...
+
+Arrivals are a Poisson process, drawn beforehand from a seed. An arrival that is due takes
+an idle connection, or waits for one. Latencies count from the moment it was due, so that
+no stall, of the server or of the generator, hides what it did to those behind it; how
+late the generator itself was is told as its lag. A program of its own, that writes first
+when the load begins, on the clock of time.monotonic(), and then what it saw, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import random
+import sys
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from benchmarks.load import JSON, LoadError, make_request, parse_answer
+
+PATIENCE = 1.0  # seconds that an arrival waits for a connection, and the end for answers
+LEAD = 0.02  # seconds from the last preparation to the first moment of the load
+PACE = 100e-6  # seconds between two looks at what is due: arrivals in between go together
+REOPEN_SECONDS = 0.02  # from a lost connection to the next one in its place
+MOST_KINDS = 200  # of answers that are told apart
+
+PENDING, MODEL, BROKEN, UNSENT, OTHER = "unanswered", "model", "broken", "unsent", "other"
+# Then "refused STATUS" and "default EXPLANATION", numbered as they come.
+DEFAULT = b'"default":true'
+EXPLANATION = b'"default_explanation":"'
+
+
+def draw_arrivals(loads: Sequence[tuple[float, float]], seed: int) -> list[float]:
+    """Seconds at which requests are due: Poisson, at each load's rate for its seconds."""
+    numbers = random.Random(seed)
+    due: list[float] = []
+    begin = 0.0
+    for rate, seconds in loads:
+        at = begin + numbers.expovariate(rate) if rate > 0 else float("inf")
+        while at < begin + seconds:
+            due.append(at)
+            at += numbers.expovariate(rate)
+        begin += seconds
+    return due
+
+
+class Arrivals:
+    """When each request was due, when it was sent, how late the generator looked at it,
+    when it was answered and how. Times on the monotonic clock, nan where it never was."""
+
+    def __init__(self, due: Sequence[float]) -> None:
+        never = [float("nan")] * len(due)
+        self.due = list(due)
+        self.sent, self.lag = array("d", never), array("d", never)
+        self.answered = array("d", never)
+        self.kind = bytearray(len(due))  # indexes of `kinds`
+        self.kinds = [PENDING, MODEL, BROKEN, UNSENT, OTHER]
+        self._codes: dict[str | int | bytes, int] = {
+            kind: code for code, kind in enumerate(self.kinds)
+        }
+
+    def __len__(self) -> int:
+        return len(self.due)
+
+    def shift(self, begin: float) -> None:
+        self.due = [begin + due for due in self.due]
+
+    def settle(self, index: int, kind: str | int | bytes) -> None:
+        """`kind`: one of those above, the status of a refusal, or an explanation."""
+        code = self._codes.get(kind)
+        self.kind[index] = self._learn(kind) if code is None else code
+
+    def _learn(self, kind: str | int | bytes) -> int:
+        if len(self.kinds) >= MOST_KINDS:
+            return self.kinds.index(OTHER)
+        name = f"refused {kind}" if isinstance(kind, int) else f"default {_text(kind)}"
+        self.kinds.append(name)
+        self._codes[kind] = len(self.kinds) - 1
+        return self._codes[kind]
+
+
+def _text(quoted: str | bytes) -> str:
+    return quoted if isinstance(quoted, str) else quoted.decode(errors="replace")
+
+
+def classify(status: int, answer: bytes) -> str | int | bytes:
+    """The kind of an answer, as Arrivals.settle takes it; nothing of it is parsed."""
+    if status != 200:
+        return status
+    if DEFAULT not in answer:
+        return MODEL
+    begin = answer.find(EXPLANATION)
+    if begin < 0:
+        return b""
+    begin += len(EXPLANATION)
+    return answer[begin : answer.index(b'"', begin)]
+
+
+# -- sending and receiving -------------------------------------------------------------
+
+
+class Generator:
+    """Keeps `connections` open and sends `requests` in turn as arrivals are due.
+
+    Mutable: the arrivals, `_next` (the first that is not due yet), idle connections (the
+    one used last first, which keeps few of them warm), arrivals that wait for one, the
+    number that is settled, the tasks that keep the connections, and whether it is over.
+    """
+
+    def __init__(self, requests: Sequence[bytes], arrivals: Arrivals) -> None:
+        self.requests = requests
+        self.arrivals = arrivals
+        self._next = 0
+        self._idle: list[Connection] = []
+        self._waiting: deque[int] = deque()
+        self._settled = 0
+        self._keepers: list[asyncio.Task[None]] = []
+        self._over = False
+        self.most_waiting = 0
+        self.cpu = 0.0
+
+    async def run(
+        self, host: str, port: int, connections: int, seconds: float, announce: Any
+    ) -> float:
+        """Make the load, `seconds` long; the moment at which it began."""
+        for _ in range(connections):
+            opened = asyncio.get_running_loop().create_future()
+            keeper = asyncio.create_task(self._keep(host, port, opened))
+            self._keepers.append(keeper)
+            await asyncio.wait([opened, keeper], return_when=asyncio.FIRST_COMPLETED)
+            if keeper.done():
+                keeper.result()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        begin = time.monotonic() + LEAD
+        self.arrivals.shift(begin)
+        self._timer = Timer(self._tick)
+        announce(begin)
+        used = time.process_time()
+        try:
+            self._timer.arm(begin)
+            await self._finish(begin + seconds)
+        finally:
+            self._over = True
+            self._timer.close()
+            self.cpu = time.process_time() - used
+            for keeper in self._keepers:
+                keeper.cancel()
+            await asyncio.gather(*self._keepers, return_exceptions=True)
+        return begin
+
+    async def _finish(self, end: float) -> None:
+        """Until every arrival is settled, or has had its time."""
+        total = len(self.arrivals)
+        while time.monotonic() < end or self._settled < total:
+            if time.monotonic() > end + PATIENCE:
+                break
+            self._give_up(time.monotonic() - PATIENCE)
+            await asyncio.sleep(0.01)
+        self._give_up(float("inf"))
+
+    def _tick(self) -> None:
+        """Send what is due."""
+        arrivals, due, lag = self.arrivals, self.arrivals.due, self.arrivals.lag
+        index, now = self._next, time.monotonic()
+        while index < len(due) and due[index] <= now:
+            lag[index] = now - due[index]
+            if self._idle:
+                self._idle.pop().send(index)
+            else:
+                self._waiting.append(index)
+            index += 1
+            now = time.monotonic()
+        self._next = index
+        self.most_waiting = max(self.most_waiting, len(self._waiting))
+        if index < len(arrivals):
+            self._timer.arm(max(due[index], now + PACE))
+
+    def _give_up(self, before: float) -> None:
+        while self._waiting and self.arrivals.due[self._waiting[0]] < before:
+            self.settle(self._waiting.popleft(), UNSENT)
+
+    def settle(self, index: int, kind: str | int | bytes) -> None:
+        self._settled += 1
+        self.arrivals.settle(index, kind)
+
+    def free(self, connection: Connection) -> None:
+        """The connection has room for the next request."""
+        if self._waiting:
+            connection.send(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+
+    def lost(self, connection: Connection) -> None:
+        if self._over:
+            return
+        if connection.arrival >= 0:
+            self.settle(connection.arrival, BROKEN)
+        elif connection in self._idle:
+            self._idle.remove(connection)
+
+    async def _keep(self, host: str, port: int, opened: asyncio.Future[None]) -> None:
+        """Keep one connection open. Raises OSError if there is none the first time."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), host, port
+                )
+            except OSError:
+                if not opened.done():
+                    raise
+            else:
+                if not opened.done():
+                    opened.set_result(None)
+                try:
+                    await connection.closed
+                finally:
+                    connection.transport.abort()
+            await asyncio.sleep(REOPEN_SECONDS)
+
+
+class Connection(asyncio.Protocol):
+    """One request out, one answer with a Content-Length in. `arrival` is the one that
+    waits for its answer here, -1 for none."""
+
+    __slots__ = ("_buffer", "_generator", "arrival", "closed", "transport")
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._buffer = b""
+        self.arrival = -1
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._generator.free(self)
+
+    def send(self, arrival: int) -> None:
+        generator = self._generator
+        self.arrival = arrival
+        generator.arrivals.sent[arrival] = time.monotonic()
+        self.transport.write(generator.requests[arrival % len(generator.requests)])
+
+    def data_received(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+        try:
+            status, end = parse_answer(data)
+        except (LoadError, ValueError):
+            self.transport.abort()
+            return
+        if end == 0 or len(data) < end:
+            self._buffer = data
+            return
+        self._buffer = b""
+        arrival, self.arrival = self.arrival, -1
+        if arrival < 0 or len(data) > end:  # an answer to nothing
+            self.arrival = arrival
+            self.transport.abort()
+            return
+        generator = self._generator
+        generator.arrivals.answered[arrival] = time.monotonic()
+        generator.settle(arrival, classify(status, data))
+        generator.free(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._generator.lost(self)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+class Timer:
+    """Calls `fire` at a moment of the monotonic clock, to some tens of microseconds: a
+    timerfd, because the timers of uvloop count whole milliseconds."""
+
+    def __init__(self, fire: Callable[[], None]) -> None:
+        self._fire = fire
+        self._loop = asyncio.get_running_loop()
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        flags = os.O_NONBLOCK | os.O_CLOEXEC
+        self._fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, flags)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._when = (ctypes.c_long * 4)()  # interval and moment: seconds, nanoseconds
+        self._loop.add_reader(self._fd, self._fired)
+
+    def arm(self, moment: float) -> None:
+        seconds = int(moment)
+        self._when[2], self._when[3] = seconds, int((moment - seconds) * 1e9)
+        absolute = 1
+        self._libc.timerfd_settime(self._fd, absolute, self._when, None)
+
+    def _fired(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._fd, 8)
+            self._fire()
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+
+# -- the program -----------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str]) -> None:
+    from benchmarks.outcome import dump, make_outcome
+
+    chosen = parse(arguments)
+    url = urlsplit(chosen.url)
+    assert url.hostname is not None and url.port is not None
+    host = f"{url.hostname}:{url.port}"
+    requests = [
+        make_request(host, url.path, Path(name).read_bytes(), chosen.content_type)
+        for name in chosen.bodies.read_text().splitlines()
+    ]
+    arrivals = Arrivals(draw_arrivals(chosen.load, chosen.seed))
+    generator = Generator(requests, arrivals)
+    seconds = sum(seconds for _, seconds in chosen.load)
+    run = generator.run(url.hostname, url.port, chosen.connections, seconds, _announce)
+    try:
+        import uvloop
+    except ImportError:
+        begun = asyncio.run(run)
+    else:
+        begun = uvloop.run(run)
+    outcome = make_outcome(arrivals, begun, chosen.load, chosen.slo_ms / 1e3, generator.cpu)
+    print(dump(outcome))
+
+
+def _announce(begin: float) -> None:
+    print(json.dumps({"begin": begin}), flush=True)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.openloop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add("url")
+    add("--load", type=_load, action="append", required=True, metavar="RATE:SECONDS")
+    add("--bodies", type=Path, required=True, help="a list of files, sent in turn")
+    add("--content-type", default=JSON)
+    add("--connections", type=int, default=512)
+    add("--slo-ms", type=float, default=20.0)
+    add("--seed", type=int, default=1)
+    return options.parse_args(arguments)
+
+
+def _load(text: str) -> tuple[float, float]:
+    rate, _, seconds = text.partition(":")
+    return float(rate), float(seconds)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,107 @@
+"""The targets of overload, and how each is read from the trials."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.findings import Settling, peak, recovery, settling, truly_told, warming
+from benchmarks.report import cell, spread, table
+from benchmarks.results import Series
+from benchmarks.trials import SLO, Trials
+
+
+@dataclass(frozen=True)
+class Goal:
+    text: str
+    sign: str  # "<=" or ">="
+    target: float
+    values: Series
+    form: str = "{:.3f}"
+
+    @property
+    def verdict(self) -> str:
+        if not self.values:
+            return "not measured"
+        value = statistics.median(self.values)
+        met = value <= self.target if self.sign == "<=" else value >= self.target
+        return "met" if met else "MISSED"
+
+
+def goals(bench: Trials) -> list[Goal]:
+    found = []
+    for load in (2.0, 4.0, 8.0):
+        parts = [t.outcome.part for t in bench.of("overload", "aimd") if t.load == load]
+        best = peak(bench, "aimd") or 1.0
+        kept = [part.goodput / best for part in parts]
+        found.append(Goal(f"goodput of its peak at {load:g} times", ">=", 0.9, kept))
+        told = [share for part in parts if (share := truly_told(part)) is not None]
+        text = f"the rest told in time at {load:g} times"
+        found.append(Goal(text, ">=", 0.999, told, "{:.4f}"))
+    never = float("inf")
+    back = [recovery(trial) for trial in bench.of("recovery", "aimd")]
+    found.append(Goal("recovery, s", "<=", 1.0, _finite(back, never)))
+    warm = [warming(trial) for trial in bench.of("cold", "aimd")]
+    found.append(Goal("cold start to 90 %, s", "<=", 0.4, _finite(warm, never)))
+    steps = [t.caps[1][1] / max(1.0, t.caps[0][1]) for t in bench.of("step", "aimd")]
+    found.append(Goal("cap after the quiet time, of before", ">=", 1.0, steps))
+    slow = [
+        settling(t, t.facts.get("objective", SLO)) for t in bench.of("slowdown", "aimd")
+    ]
+    before = [abs(each.before - 1.0) for each in slow if each is not None]
+    after = [abs(each.after - 1.0) for each in slow if each is not None]
+    near = Settling.NEAR
+    found.append(Goal("cap settled, distance from ideal", "<=", near, before))
+    found.append(Goal("and 2 s after the slow-down", "<=", near, after))
+    found.append(Goal("neighbour's p99 over 20 % or 2 ms, ms", "<=", 0.0, excess(bench)))
+    found.append(Goal("straggler: p99 of p2c's", "<=", 0.7, to_p2c(bench)))
+    return found
+
+
+def _finite(values: Sequence[float | None], never: float) -> Series:
+    return [never if value is None else value for value in values]
+
+
+def excess(bench: Trials) -> Series:
+    """Milliseconds of p99 beyond what a crowded neighbour may cost, per round."""
+    found = []
+    for alone, beside in pairs(bench, "neighbours", "alone", "beside"):
+        if alone is None or beside is None:
+            found.append(float("inf"))
+        else:
+            found.append((beside - alone - max(0.2 * alone, 0.002)) * 1e3)
+    return found
+
+
+def to_p2c(bench: Trials) -> Series:
+    return [
+        (float("inf") if own is None else own) / other
+        for own, other in pairs(bench, "straggler", "clipper", "p2c")
+        if other is not None
+    ]
+
+
+def pairs(
+    bench: Trials, part: str, one: str, other: str
+) -> Iterator[tuple[float | None, float | None]]:
+    """The p99 of all arrivals of two lanes, where a round has both."""
+    second = {trial.round: trial for trial in bench.of(part, other)}
+    for trial in bench.of(part, one):
+        if trial.round in second:
+            yield trial.outcome.part.p99_all, second[trial.round].outcome.part.p99_all
+
+
+def target_table(bench: Trials) -> str:
+    lines = [
+        [
+            goal.text,
+            f"{goal.sign} {goal.form.format(goal.target)}",
+            cell(goal.values, goal.form),
+            spread(goal.values, goal.form),
+            goal.verdict,
+        ]
+        for goal in goals(bench)
+    ]
+    heads = ["criterion", "target", "measured", "of all rounds", ""]
+    return table(heads, lines, left={0, 4})

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
 from clipper import runtime
 from clipper.batching.registry import Batching, batching_settings
 from clipper.config import Settings, make_settings
@@ -324,6 +326,16 @@ class Server:
             for index, output in enumerate(batch.outputs)
             if output is not None
         ]
+
+    def explain(self, application: str) -> dict[str, Any]:
+        """Why an application answers as it does: batch sizes with the speeds they follow
+        from, what was given up and why, and the same as `sentences`, the most important
+        first."""
+        from clipper.explanation.collect import explain
+
+        target = self.engine.application(application)
+        explanation: dict[str, Any] = to_builtins(explain(target, self.engine.cache))
+        return explanation
 
 
 class _Waiting:

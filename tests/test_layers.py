@@ -30,7 +30,7 @@ LAYERS = (
     ("batching", "selection", "workers", "store", "cache", "deadlines", "query_id"),
     ("registration", "model", "query", "client", "attainment"),
     ("catalog", "application"),
-    ("engine",),
+    ("engine", "explanation"),
     ("frontend", "dashboard"),
     ("server",),
     ("cli+demo",),

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from clipper.cli import applications, models, queries, serving, status
+from clipper.cli import applications, explain, models, queries, serving, status
 from clipper.cli.common import exit_code
 from clipper.errors import ClipperError
 from clipper.version import __version__
@@ -39,7 +39,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         models.undeploy,
         models.logs,
     ],
-    "Queries": [queries.predict, status.status],
+    "Queries": [queries.predict, status.status, explain.explain],
 }
 
 

@@ -356,6 +356,15 @@ class AsyncClipper:
         """Applications, models with their replicas, and the server itself."""
         return dict(await self._transport.admin("GET", "/admin/status"))
 
+    async def explain(self, app: str) -> dict[str, Any]:
+        """Why an application answers as it does: batch sizes with the speeds they follow
+        from, what was given up and why, and the same as `sentences`, the most important
+        first."""
+        app = check_name("the application", app)
+        return dict(
+            await self._transport.admin("GET", f"/admin/applications/{app}/explain")
+        )
+
     async def metrics(self) -> str:
         """All counters in Prometheus' text format."""
         return str(await self._transport.query("GET", "/metrics"))

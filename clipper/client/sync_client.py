@@ -213,6 +213,7 @@ class Clipper:
     predict = _waiting(AsyncClipper.predict)
     predict_batch = _waiting(AsyncClipper.predict_batch)
     status = _waiting(AsyncClipper.status)
+    explain = _waiting(AsyncClipper.explain)
     metrics = _waiting(AsyncClipper.metrics)
     drain = _waiting(AsyncClipper.drain)
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 from clipper.application import Application
 from clipper.config import Limits
 from clipper.engine import Engine
+from clipper.explanation.collect import explain
 from clipper.frontend.deploy import DeployRoute
 from clipper.frontend.gate import Gate
 from clipper.frontend.operations import Operations, add_route, text_response
@@ -86,6 +87,7 @@ class AdminRoutes:
         add_route(application, "POST", "/admin/deploy", deploy.handle)
         add_route(application, "GET", "/admin/ping", self.ping)
         add_route(application, "GET", "/admin/status", self.status)
+        add_route(application, "GET", "/admin/applications/{app}/explain", self.explain)
         add_route(application, "GET", "/admin/logs/{model}/{version}", self.logs)
         return application
 
@@ -132,6 +134,12 @@ class AdminRoutes:
             request.match_info["model"], request.match_info["version"]
         )
         return text_response(model.replicas.log_tail())
+
+    async def explain(self, request: web.Request) -> web.StreamResponse:
+        """Why an application answers as it does, in numbers and in sentences."""
+        application = self._engine.application(request.match_info["app"])
+        explanation = explain(application, self._engine.cache)
+        return json_response(200, msgspec.json.encode(explanation))
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         engine = self._engine

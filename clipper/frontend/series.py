@@ -7,12 +7,14 @@ requests: a request with an input_batch counts once for each of its rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
+from math import nan
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from clipper.application import Application
 from clipper.engine import Engine
+from clipper.explanation.collect import capacity_of
 from clipper.metrics import Histogram
 from clipper.model import Model
 from clipper.workers.replica_set import State
@@ -104,6 +106,26 @@ def _states(model: Model) -> Iterable[tuple[str, float]]:
     return [(state.value, float(state is now)) for state in State]
 
 
+def _attainment(application: Application) -> float:
+    share = application.recent().attainment
+    return 1.0 if share is None else share
+
+
+def _fixed_seconds(model: Model) -> float:
+    latency = model.dispatcher.controller.latency
+    return latency.fixed if latency is not None and latency.known else nan
+
+
+def _row_seconds(model: Model) -> float:
+    latency = model.dispatcher.controller.latency
+    return latency.per_row if latency is not None and latency.known else nan
+
+
+def _capacity(model: Model) -> float:
+    capacity = capacity_of(model)
+    return nan if capacity is None else capacity
+
+
 APPLICATION: tuple[Series[Application], ...] = (
     Number(
         COUNTER,
@@ -134,6 +156,13 @@ APPLICATION: tuple[Series[Application], ...] = (
         "clipper_application_slo_seconds",
         "The latency objective of the application.",
         lambda application: application.slo,
+    ),
+    Number(
+        GAUGE,
+        "clipper_application_slo_attainment",
+        "Share of the rows of the last 30 to 60 s that a model answered in time; 1 when "
+        "none came.",
+        _attainment,
     ),
 )
 
@@ -194,6 +223,25 @@ MODEL: tuple[Series[Model], ...] = (
         lambda model: model.dispatcher.controller.objective,
     ),
     Number(
+        GAUGE,
+        "clipper_model_fixed_seconds",
+        "What a batch takes beside its rows, fitted to the latest; NaN before the first.",
+        _fixed_seconds,
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_row_seconds",
+        "What each row of a batch takes, fitted to the latest; NaN before the first.",
+        _row_seconds,
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_capacity_rows_per_second",
+        "What all ready replicas could do in batches of the present cap; NaN before the "
+        "first.",
+        _capacity,
+    ),
+    Number(
         COUNTER,
         "clipper_model_batches",
         "Batches that came back with outputs.",
@@ -243,8 +291,21 @@ MODEL: tuple[Series[Model], ...] = (
     Number(
         COUNTER,
         "clipper_model_shed_rows",
-        "Rows given up under overload because they could not be answered in time.",
+        "Rows given up when their turn came, because they could not be answered in time.",
         lambda model: model.dispatcher.stats.shed_rows,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_refused_rows",
+        "Rows refused when they came: they could not have been answered in time, or the "
+        "queue was full.",
+        lambda model: model.dispatcher.stats.refused_rows,
+    ),
+    Number(
+        COUNTER,
+        "clipper_model_hedged_rows",
+        "Rows that a second replica evaluated as well, because the first was late.",
+        lambda model: model.dispatcher.stats.hedged_rows,
     ),
 )
 

@@ -1,0 +1,1 @@
+"""Why an application answers as it does: the numbers, and what they mean in words."""

@@ -15,7 +15,7 @@ from benchmarks.load import LoadError, Target, percentile
 from benchmarks.process import ROOT
 
 if TYPE_CHECKING:
-    from benchmarks.openloop import Arrivals
+    from benchmarks.arrivals import Arrivals
 
 GRACE = 0.005  # seconds after the deadline by which a default must have come
 BUCKET = 0.05  # seconds of arrivals that are counted together

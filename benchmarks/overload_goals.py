@@ -46,9 +46,7 @@ def goals(bench: Trials) -> list[Goal]:
     found.append(Goal("cold start to 90 %, s", "<=", 0.4, _finite(warm, never)))
     steps = [t.caps[1][1] / max(1.0, t.caps[0][1]) for t in bench.of("step", "aimd")]
     found.append(Goal("cap after the quiet time, of before", ">=", 1.0, steps))
-    slow = [
-        settling(t, t.facts.get("objective", SLO)) for t in bench.of("slowdown", "aimd")
-    ]
+    slow = [settling(trial, SLO) for trial in bench.of("slowdown", "aimd")]
     before = [abs(each.before - 1.0) for each in slow if each is not None]
     after = [abs(each.after - 1.0) for each in slow if each is not None]
     near = Settling.NEAR

@@ -44,7 +44,7 @@ def line_plot(
             )
         axes.set_xlabel(x_label)
         if log_x:
-            axes.set_xscale("log")
+            _count_in_powers(axes)
         _legend(axes, series)
 
 
@@ -125,6 +125,16 @@ def _figure(
         if not log_y:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _count_in_powers(axes: Any) -> None:
+    """A logarithmic x axis with plain numbers on it: 1, 2, 5, 10 ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Any, series: Mapping[str, Any]) -> None:

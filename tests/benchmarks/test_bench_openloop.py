@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.arrivals import Arrivals, classify, draw_arrivals
 from benchmarks.load import LoadError, Target, write_bodies
-from benchmarks.openloop import Arrivals, Generator, classify, draw_arrivals, parse
+from benchmarks.openloop import Generator, parse
 from benchmarks.outcome import BUCKET, OpenLoad, Outcome, dump, make_outcome
 from benchmarks.process import free_ports
 from benchmarks.servers import FloorServer

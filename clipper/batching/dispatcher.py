@@ -221,30 +221,35 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         self._scheduled = False
-        fleet, queue, now = self.fleet, self.queue, self._now()
+        now = self._now()
+        self._wait.look(now, self._arrived)
         ready = self._replicas()
-        if ready is not fleet.replicas:
-            fleet.renew(ready)
+        if ready is not self.fleet.replicas:
+            self.fleet.renew(ready)
         if len(ready) > 1 and self._retry:
             self._hedge(now)
+        self._send_all(now)
+        if self._idle is not None:
+            self._tell_idle()
+
+    def _send_all(self, now: float) -> None:
+        """Send batches while there is work and a replica that should have it."""
+        fleet, queue = self.fleet, self.queue
         while queue.rows or self._alone:
             load = fleet.choose(now, queue)
             if load is None:
                 self.prune()
-                self._wake_at(fleet.opening(now), now)
                 break
             if self._alone:
                 self._send_alone(load, self._alone.popleft(), now)
             elif not self._send_next(load, now):
                 break
         self.admission.renew(now, fleet.loads, self._way_back)
-        if self._idle is not None:
-            self._tell_idle()
 
     def _send_next(self, load: ReplicaLoad, now: float) -> bool:
         """Send the next batch to the replica; false if it should wait to become fuller."""
         queue, controller = self.queue, load.controller
-        if queue.rows < controller.cap and self._waits(load, now):
+        if not load.flights and queue.rows < controller.cap and self._waits(load, now):
             return False
         drop, take = controller.plan(load.start(now) + self._way_back, queue)
         if not take and not load.flights and now - load.used_at >= TRIAL_SECONDS:
@@ -268,11 +273,10 @@ class Dispatcher:
         return True
 
     def _waits(self, load: ReplicaLoad, now: float) -> bool:
-        """Whether the rows that wait should do so for others to come; if so, a timer or
-        the answer of the batch before ends that."""
+        """Whether the rows that wait should do so for others to come; if so, a timer ends
+        that."""
         rows, latency = self.queue.rows, load.controller.latency
-        running = load.flights[0].batch.rows if load.flights else 0
-        until = self._wait.until(now, rows, self._arrived, latency, running)
+        until = self._wait.until(now, rows, self._arrived, latency)
         if until <= now:
             return False
         # no row may become late by this, though others join it and the timer is late
@@ -383,7 +387,17 @@ class Dispatcher:
         stats.batch_rows.observe(rows)
         stats.service_seconds.observe(batch.seconds)
         flight.load.record(rows, batch.seconds)
-        self._wait.answering(rows, self._arrived)
+        latency = flight.load.controller.latency
+        self._wait.answering(now, rows, self._arrived, latency)
+        if self.queue.rows:
+            self._send_all(now)  # first: the worker should not wait for the settling
+        self._settle(flight, outputs)
+        settled = self._now()
+        took = WIRE_SECONDS + settled - now
+        self._way_back += (1.0 - MEMORY) * (took - self._way_back)
+        self._wait.answered(settled)
+
+    def _settle(self, flight: Flight, outputs: list[Output]) -> None:
         at = 0
         for part in flight.parts:
             if flight.hedged and self._is_over(part):
@@ -394,10 +408,6 @@ class Dispatcher:
             else:
                 part.finish(outputs, at)
                 at += part.rows
-        settled = self._now()
-        took = WIRE_SECONDS + settled - now
-        self._way_back += (1.0 - MEMORY) * (took - self._way_back)
-        self._wait.answered(settled)
 
     def _is_over(self, part: Part) -> bool:
         """One flight of a part came back; true if another one was sooner."""

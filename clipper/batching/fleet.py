@@ -1,9 +1,12 @@
 """The replicas of one model version as the dispatcher sees them, and which comes next.
 
 A replica is chosen by its expected finish, not by the number of batches it has: one that
-is slow gets work when the others could not have done it sooner. Rows stay in the queue
-until shortly before a replica can begin with them, so that they may still join a larger
-batch, be given up, or go to whoever is free first.
+is slow gets work when the others could not have done it sooner.
+
+Rows stay in the queue until a replica can begin with them, so that they may still join a
+larger batch, be given up, or go to whoever is free first. A second batch goes to a replica
+that still works on one only where nothing is lost by that: a full batch, or batches that
+cost by the row alone.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from copy import deepcopy
 from clipper.batching.controller import Backlog, BatchController
 from clipper.batching.load import Replica, ReplicaLoad
 
-# A batch goes to a busy replica so many seconds before it is expected to be free: timers
-# of event loops go by milliseconds, and the worker should find it in its socket.
-LEAD = 0.002
+# What a worker stands idle between two batches when the second is sent upon the answer to
+# the first, in seconds. Where a batch costs less than that beside its rows, it is better
+# sent ahead.
+IDLE_BETWEEN = 0.0002
 
 # A replica that was passed over for so many seconds is tried with one row, to learn
 # whether it has become faster.
@@ -70,7 +74,7 @@ class Fleet:
         """The replica that the next of what waits should go to now, if any should."""
         loads = self.loads
         if len(loads) == 1:
-            return loads[0] if _is_open(loads[0], now) else None
+            return loads[0] if _is_open(loads[0], queue.rows) else None
         rows = max(1, queue.rows)
         best: ReplicaLoad | None = None
         soonest = float("inf")
@@ -82,7 +86,7 @@ class Fleet:
                 finish == soonest and best and len(load.flights) < len(best.flights)
             ):
                 best, soonest = load, finish
-        if best is None or _is_open(best, now):
+        if best is None or _is_open(best, rows):
             return best
         return self._second(best, soonest, now, rows, queue.head)
 
@@ -92,7 +96,7 @@ class Fleet:
         """Another replica, if it is done before the faster ones would have come to all
         that waits, and in time for the first of it."""
         for load in self.loads:
-            if load is best or not _is_open(load, now):
+            if load is best or not _is_open(load, rows):
                 continue
             faster = sum(other.rate for other in self.loads if other is not load)
             finish = load.finish(now, rows)
@@ -100,17 +104,6 @@ class Fleet:
             if in_time and finish <= soonest + rows / max(faster, 1e-9):
                 return load
         return None
-
-    def opening(self, now: float) -> float:
-        """When a busy replica with room opens for its next batch; infinity if none will."""
-        return min(
-            (
-                load.free_at - LEAD
-                for load in self.loads
-                if load.flights and load.replica.room and load.free_at - LEAD > now
-            ),
-            default=float("inf"),
-        )
 
     def neglected(self, now: float) -> ReplicaLoad | None:
         """An idle replica that was passed over for long."""
@@ -134,5 +127,12 @@ class Fleet:
         return -(-rows // idle) if longer > latency.fixed else rows
 
 
-def _is_open(load: ReplicaLoad, now: float) -> bool:
-    return load.replica.room and (not load.flights or now >= load.free_at - LEAD)
+def _is_open(load: ReplicaLoad, rows: int) -> bool:
+    """Whether a batch of the `rows` that wait should go to this replica now."""
+    if not load.replica.room:
+        return False
+    if not load.flights:
+        return True
+    controller = load.controller
+    latency = controller.latency
+    return latency is None or latency.fixed <= IDLE_BETWEEN or rows >= controller.cap

@@ -1,46 +1,53 @@
 """Whether a batch should wait to become fuller: delayed batching without a knob.
 
-Waiting pays where clients ask again as soon as they are answered. After a batch of k rows
-some share of k comes back at once, and who sends what is there already splits those
-clients into groups that take turns: each then waits for the other's batch. With a service
-time of c + a * rows, n rows waiting and m more about to come within w seconds, sending now
-costs the m a batch of their own. All n + m together are sooner done by waiting when
+Clients that ask again as soon as they are answered come in groups. After a batch is
+answered its clients come back within moments, while others may wait already; to send those
+at once keeps the groups apart for ever, taking turns, and each pays for the other's batch.
+To wait w seconds until all are back leaves the replica idle for w, and saves the fixed cost
+c of one batch in every round: it pays while w < c.
 
-    m * (c - a * n) > (n + m) * w
-
-(the sum of completion times of both orders, compared). Where batches cost by the row
-alone, c is about 0 and nothing ever waits; where requests come independently of answers,
-those that come in w are few beside those that a batch collects anyway.
+Clients that come independently of answers gain nothing by that, whatever c is: what comes
+while a batch runs is the next batch. They are told apart by the rate right after an
+answer, which is then no higher than it is at other times. Where batches cost by the row
+alone, c is about 0 and nothing ever waits.
 
 Crankshaw et al., "Clipper" (NSDI 2017), section 4.3.2 has a fixed wait; BATCH (Ali et al.,
 SC 2020) computes one from the arrivals, and Symphony (Chen et al., 2023) defers to the
-latest safe moment. This one goes by what was last answered.
+latest safe moment. This one goes by who was answered last.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from clipper.batching.latency import LatencyModel
 from clipper.records import BatchingSettings
 
-# Clients that come back do so within this time of their answer, or are not waited for.
-RETURN_SECONDS = 0.002
+# For how many seconds after an answer clients are taken to come back because of it: as
+# long as the fixed cost of a batch, within these bounds.
+SHORTEST, LONGEST = 0.0005, 0.01
 MEMORY = 0.9  # weight of earlier batches in what is known of returning clients
 SOON = 0.0003  # seconds until all of them are back, before that was ever seen
-
-WHEN_ANSWERED = float("inf")
+WORTH = 0.8  # of the fixed cost, that waiting may take at most
+BURST = 2.0  # times the usual rate, that they come at if it is because of the answer
 
 
 class BatchWait(Protocol):
     """`arrived` counts all rows that have ever come."""
 
-    def answering(self, rows: int, arrived: int) -> None:
-        """A batch of so many rows is about to be answered."""
+    def answering(
+        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
+    ) -> None:
+        """A batch of so many rows came back and is about to be answered."""
         ...
 
     def answered(self, now: float) -> None:
-        """It is answered."""
+        """All its rows are."""
+        ...
+
+    def look(self, now: float, arrived: int) -> None:
+        """Called whenever rows have come."""
         ...
 
     def taken(self, now: float, left: int) -> None:
@@ -53,11 +60,9 @@ class BatchWait(Protocol):
         rows: int,
         arrived: int,
         latency: LatencyModel | None,
-        running: int,
     ) -> float:
-        """When the `rows` that wait should go to a replica that is working on a batch of
-        `running` rows, or idle (0). Not after `now`: at once. WHEN_ANSWERED: not before
-        that batch is."""
+        """When the `rows` that wait should go to a replica that is free; not after `now`:
+        at once."""
         ...
 
 
@@ -69,10 +74,15 @@ class FixedWait:
         # All mutable state: when the first of the rows that wait was seen, if any was.
         self._since: float | None = None
 
-    def answering(self, rows: int, arrived: int) -> None:
+    def answering(
+        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
+    ) -> None:
         """Nothing to learn."""
 
     def answered(self, now: float) -> None:
+        """Nothing to learn."""
+
+    def look(self, now: float, arrived: int) -> None:
         """Nothing to learn."""
 
     def taken(self, now: float, left: int) -> None:
@@ -84,7 +94,6 @@ class FixedWait:
         rows: int,
         arrived: int,
         latency: LatencyModel | None,
-        running: int,
     ) -> float:
         if self._since is None:
             self._since = now
@@ -94,81 +103,82 @@ class FixedWait:
 class LearnedWait:
     """Waits for clients that were just answered, where the rule above says that it pays."""
 
-    # State: of the batch that was answered last its rows, when that was, and how many rows
-    # had come before and had come when it was last looked, until `_open` ends with the time
-    # to return; from earlier batches, forgetting, the rows answered, those that came
-    # back in time, and how many seconds the last of them took.
+    # State: of the batch that was answered last, its rows, when it came back, until when
+    # its clients are expected, and how many rows had come before it and had come when
+    # last looked; `_open` until that time is over. Of all batches, forgetting: their
+    # number, rows, the rows that came back in time, the seconds from one to the next,
+    # and the mean of how many seconds the last of the rows took to come back.
 
     def __init__(self) -> None:
         self._rows = 0
-        self._at = float("-inf")
+        self._at = self._end = float("-inf")
+        self._window = SHORTEST
         self._before = self._seen = 0
         self._open = False
-        self._answered = self._returned = 1.0
+        self._batches = 0.0
+        self._answered = self._returned = self._span = 1e-9
         self._soon = SOON
 
-    def answering(self, rows: int, arrived: int) -> None:
+    def answering(
+        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
+    ) -> None:
         if self._open:
             self._close()
+        self._span = MEMORY * self._span + min(1.0, now - self._at)
+        self._at = now
         self._rows = rows
         self._before = self._seen = arrived
+        if latency is not None:
+            self._window = min(LONGEST, max(SHORTEST, latency.fixed))
+        self._end = now + self._window
+        self._open = True
 
     def answered(self, now: float) -> None:
-        self._at = now
-        self._open = True
+        self._end = now + self._window
 
     def taken(self, now: float, left: int) -> None:
         """It is not the rows that count here, but who is still to come."""
 
-    def until(
-        self,
-        now: float,
-        rows: int,
-        arrived: int,
-        latency: LatencyModel | None,
-        running: int,
-    ) -> float:
-        if self._open:
-            self._look(now, arrived)
-        if latency is None or not latency.known:
-            return now
-        if running:
-            coming = self._returning(running)
-            return WHEN_ANSWERED if _pays(latency, rows, coming, self._soon) else now
-        coming = self._before + self._returning(self._rows) - arrived
-        if not self._open or coming <= 0:
-            return now
-        left = max(SOON / 3, self._at + self._soon - now)
-        return self._at + RETURN_SECONDS if _pays(latency, rows, coming, left) else now
-
-    def _returning(self, rows: int) -> int:
-        """How many of so many clients will ask again at once."""
-        return int(rows * self._returned / self._answered + 0.5)
-
-    def _look(self, now: float, arrived: int) -> None:
-        if now - self._at > RETURN_SECONDS:
+    def look(self, now: float, arrived: int) -> None:
+        if not self._open:
+            return
+        if now > self._end:
             self._close()
             return
-        if (
-            self._seen - self._before
-            < self._returning(self._rows)
-            <= arrived - self._before
-        ):
+        back = self._before + self._returning()
+        if self._seen < back <= arrived:
             self._soon += (1.0 - MEMORY) * (now - self._at - self._soon)
         self._seen = arrived
+
+    def until(
+        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
+    ) -> float:
+        if not self._open or latency is None or not self._is_burst():
+            return now
+        if arrived >= self._before + self._returning():
+            return now
+        left = max(SOON, self._at + self._soon - now)
+        return self._end if left < WORTH * latency.fixed else now
+
+    def _returning(self) -> int:
+        """How many of the clients answered last will at least ask again at once."""
+        share = min(1.0, self._returned / self._answered)
+        varies = math.sqrt(self._rows * share * (1.0 - share))
+        return int(self._rows * share - varies + 0.5)
+
+    def _is_burst(self) -> bool:
+        """Whether more come right after an answer than at other times."""
+        usual = self._answered / self._span * self._soon
+        return self._returned >= BURST * usual * self._batches
 
     def _close(self) -> None:
         self._open = False
         returned = min(self._rows, self._seen - self._before)
-        if returned < self._returning(self._rows):
-            self._soon += (1.0 - MEMORY) * (RETURN_SECONDS - self._soon)
+        if returned < self._returning():
+            self._soon += (1.0 - MEMORY) * (self._window - self._soon)
+        self._batches = MEMORY * self._batches + 1.0
         self._answered = MEMORY * self._answered + self._rows
         self._returned = MEMORY * self._returned + returned
-
-
-def _pays(latency: LatencyModel, rows: int, coming: int, wait: float) -> bool:
-    saved = latency.fixed - latency.per_row * rows
-    return coming * saved > (rows + coming) * wait
 
 
 def make_wait(settings: BatchingSettings) -> BatchWait:

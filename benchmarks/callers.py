@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.openloop import Timer, draw_arrivals
+from benchmarks.arrivals import draw_arrivals
+from benchmarks.openloop import Timer
 from clipper import Server
 from clipper.application import Application
 from clipper.inputs import encode_python
@@ -231,16 +232,29 @@ class _Caller:
 
 
 async def run_open(
-    target: Target, rate: float, seconds: float, warm: float = 0.0, seed: int = 0
+    target: Target,
+    rate: float,
+    seconds: float,
+    warm: float = 0.0,
+    on_begin: Callable[[], None] = _nothing,
+    on_end: Callable[[], None] = _nothing,
+    *,
+    seed: int = 0,
 ) -> Load:
     """Poisson arrivals at `rate` per second; those of the first `warm` seconds are not
     counted. All are settled when this returns."""
     load = Load()
-    arrivals = _Arrivals(target, load, draw_arrivals([(rate, warm + seconds)], seed), warm)
+    due = draw_arrivals([(rate, warm + seconds)], seed)
+    arrivals = _Arrivals(target, load, due, warm)
+    call_later = asyncio.get_running_loop().call_later
+    marks = [call_later(warm, on_begin), call_later(warm + seconds, on_end)]
     try:
         await arrivals.wait()
+        await asyncio.sleep(marks[1].when() - asyncio.get_running_loop().time())
     finally:
         arrivals.close()
+        for mark in marks:
+            mark.cancel()
     load.over, load.seconds = True, seconds
     return load
 

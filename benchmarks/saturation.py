@@ -3,7 +3,8 @@
 Each controller is shown at its best: the number of callers is doubled from 1 to 4,096
 until goodput falls, and the fewest that came within 5 % of the best are measured in rounds
 in which all controllers take their turn. Goodput is what the model answered in time; who
-got the default output pauses 5 ms before the next query.
+got the default output pauses 5 ms before the next query. The default controller is loaded
+in an open loop as well, past what it can answer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from benchmarks import plot
 from benchmarks.baselines import PaperAIMD
 from benchmarks.batching_run import Findings, Goal, LaneError, Run, Saturation
-from benchmarks.callers import CLOSED, quantile
+from benchmarks.callers import CLOSED, Load, quantile, run_open
 from benchmarks.lanes import Lane, open_lane, quiet_collector
 from benchmarks.mnist import TITLES
 from benchmarks.report import spread, table
@@ -29,7 +30,9 @@ from clipper.errors import ClipperError
 MODELS = ("noop", "linear-svm", "logistic", "forest", "rbf-svm")
 SLO_SECONDS = 0.02
 CALLERS = tuple(2**e for e in range(13))
-FALL = 0.7  # of the best goodput; two numbers of callers in turn below it end the search
+# Shares of the best goodput: two numbers of callers in turn below the first end the search,
+# or one below the second.
+FALL, COLLAPSE = 0.7, 0.25
 NEAR = 0.95  # of the best goodput is as good
 SEARCH_SECONDS, SEARCH_WARM = 0.25, 0.2
 WARM_SECONDS = 0.25
@@ -37,6 +40,8 @@ WARM_SECONDS = 0.25
 SLOW_SECONDS = {"paper_aimd": 0.75}
 LONG_BATCH = 0.002  # seconds; a replica with batches as long as this should be busy
 DEFAULT_CONTROLLER = "aimd"
+# The default controller is shown in an open loop as well, at so many times its best.
+OVERLOAD, FLOOD = 1.3, "aimd, open"
 
 # AIMD's throughput over that without batching, and its p99 of the batch latency in ms.
 PAPER = {
@@ -86,6 +91,10 @@ async def _measure_lanes(run: Run, lanes: list[Lane]) -> None:
             sample = await saturate(run, lane, count, round_, run.seconds, warm)
             run.findings.saturations.append(sample)
             run.progress(f"fig4 round {round_ + 1}/{run.runs} {describe(sample)}")
+            if lane.label == DEFAULT_CONTROLLER and sample.rate:
+                sample = await flood(lane, OVERLOAD * sample.rate, round_, run.seconds)
+                run.findings.saturations.append(sample)
+                run.progress(f"fig4 round {round_ + 1}/{run.runs} {describe(sample)}")
 
 
 async def find_callers(run: Run, lane: Lane) -> int:
@@ -98,7 +107,7 @@ async def find_callers(run: Run, lane: Lane) -> int:
         run.findings.saturations.append(sample)
         rates[callers] = sample.rate
         falls = falls + 1 if sample.rate < FALL * max(rates.values()) else 0
-        if falls == 2:
+        if falls == 2 or sample.rate < COLLAPSE * max(rates.values()):
             break
     best = fewest_callers(rates)
     run.progress(f"fig4 {lane.model} {lane.label}: best with {best} callers")
@@ -115,36 +124,67 @@ def fewest_callers(rates: dict[int, float]) -> int:
 async def saturate(
     run: Run, lane: Lane, callers: int, round_: int, seconds: float, warm: float
 ) -> Saturation:
-    log = lane.log
-    worker, server = [0.0, 0.0], [0.0, 0.0]
-    sizes: list[int] = []
-    took: list[float] = []
+    meter = Meter(lane)
+    closed = CLOSED[run.calls]
+    load = await closed(lane.target, callers, seconds, warm, meter.begin, meter.end)
+    return meter.sample(load, lane.label, callers, round_)
 
-    def begin() -> None:
-        log.clear()
-        worker[0], server[0] = lane.worker_cpu(), time.process_time()
 
-    def end() -> None:
-        worker[1], server[1] = lane.worker_cpu(), time.process_time()
-        sizes.extend(rows for rows, _ in log.batches)
-        took.extend(log.seconds)
-
-    load = await CLOSED[run.calls](lane.target, callers, seconds, warm, begin, end)
-    return Saturation(
-        model=lane.model,
-        controller=lane.label,
-        callers=callers,
-        round=round_,
-        rate=load.rate,
-        refused=load.refused / load.seconds,
-        query_p99=load.quantile(0.99),
-        batch_p99=quantile(took, 0.99),
-        batch_mean=statistics.fmean(took) if took else 0.0,
-        batch_rows=statistics.fmean(sizes) if sizes else 0.0,
-        busy=min(1.0, sum(took) / load.seconds),
-        worker_cpu=(worker[1] - worker[0]) / load.seconds,
-        server_cpu=(server[1] - server[0]) / load.seconds,
+async def flood(lane: Lane, rate: float, round_: int, seconds: float) -> Saturation:
+    """Arrivals faster than the lane can answer: unlike callers, who are all answered at
+    once and then all ask at once, they never leave the replica to wait for them."""
+    meter = Meter(lane)
+    load = await run_open(
+        lane.target, rate, seconds, WARM_SECONDS, meter.begin, meter.end, seed=round_
     )
+    return meter.sample(load, FLOOD, 0, round_)
+
+
+class Meter:
+    """What a lane's replica and this process do between `begin` and `end`.
+
+    State: wall clock, the worker's and this process's CPU at the beginning and then what
+    went by; the batches in between.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._spent = (0.0, 0.0, 0.0)
+        self._batches: list[tuple[int, float]] = []
+
+    def _read(self) -> tuple[float, float, float]:
+        return time.monotonic(), self._lane.worker_cpu(), time.process_time()
+
+    def begin(self) -> None:
+        self._lane.log.clear()
+        self._spent = self._read()
+
+    def end(self) -> None:
+        wall, worker, server = (
+            now - before for now, before in zip(self._read(), self._spent, strict=True)
+        )
+        self._spent = wall, worker, server
+        self._batches = list(self._lane.log.batches)
+
+    def sample(self, load: Load, label: str, callers: int, round_: int) -> Saturation:
+        wall, worker, server = self._spent
+        sizes = [rows for rows, _ in self._batches]
+        took = [seconds for _, seconds in self._batches]
+        return Saturation(
+            model=self._lane.model,
+            controller=label,
+            callers=callers,
+            round=round_,
+            rate=load.rate,
+            refused=load.refused / load.seconds,
+            query_p99=load.quantile(0.99),
+            batch_p99=quantile(took, 0.99),
+            batch_mean=statistics.fmean(took) if took else 0.0,
+            batch_rows=statistics.fmean(sizes) if sizes else 0.0,
+            busy=min(1.0, sum(took) / wall),
+            worker_cpu=worker / wall,
+            server_cpu=server / wall,
+        )
 
 
 def describe(sample: Saturation) -> str:
@@ -207,7 +247,7 @@ def _line(
     return [
         TITLES[model],
         controller,
-        str(samples[0].callers),
+        str(samples[0].callers or "open"),
         f"{middle(samples, lambda s: s.rate):,.0f}",
         f"{statistics.median(gains):.2f}" if gains else "-",
         spread(gains, "{:.2f}"),
@@ -230,11 +270,6 @@ def batch_p99(sample: Saturation) -> float:
 
 def goals(findings: Findings) -> list[Goal]:
     """Of the default controller. Values are medians over the rounds."""
-    lanes = {
-        model: samples
-        for model in models_of(findings)
-        if (samples := rounds_of(findings, model, DEFAULT_CONTROLLER))
-    }
     found: list[Goal] = []
     for model, target in RATIOS.items():
         gains = ratios(findings, model, DEFAULT_CONTROLLER)
@@ -243,15 +278,28 @@ def goals(findings: Findings) -> list[Goal]:
         found.append(Goal(text, target, values))
     busy = [
         middle(samples, lambda s: s.busy)
-        for samples in lanes.values()
+        for samples in _lanes(findings, FLOOD)
         if middle(samples, lambda s: s.batch_mean) >= LONG_BATCH
     ]
-    text = "aimd, models whose batches take 2 ms or more: replica busy"
+    text = "aimd, open loop, models whose batches take 2 ms or more: replica busy"
     found.append(Goal(text, 0.9, busy, "{:.3f}"))
-    p99 = [middle(samples, batch_p99) * 1e3 for samples in lanes.values()]
+    p99 = [
+        middle(samples, batch_p99) * 1e3
+        for samples in _lanes(findings, DEFAULT_CONTROLLER, FLOOD)
+    ]
     text = "aimd, every model: p99 of the batch latency, ms"
     found.append(Goal(text, SLO_SECONDS * 1e3, p99, "{:.1f}", at_most=True))
     return found
+
+
+def _lanes(findings: Findings, *controllers: str) -> list[list[Saturation]]:
+    """The rounds of these controllers, for each model where there are any."""
+    lanes = (
+        rounds_of(findings, model, controller)
+        for model in models_of(findings)
+        for controller in controllers
+    )
+    return [samples for samples in lanes if samples]
 
 
 def draw(findings: Findings, path: Path) -> None:
@@ -264,6 +312,7 @@ def draw(findings: Findings, path: Path) -> None:
             for model in models
         ]
         for controller in controllers_of(findings)
+        if controller != FLOOD
     }
     plot.bar_plot(
         path,

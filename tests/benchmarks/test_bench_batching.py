@@ -267,6 +267,7 @@ def test_gains_are_taken_within_a_round(findings: Findings) -> None:
     # The search does not count, and the machine slows down in the last round.
     findings.saturations += [saturated("aimd", -1, 1e9), saturated("none", -1, 1.0)]
     for round_, speed in enumerate([1.0, 0.9, 0.1]):
+        findings.saturations.append(saturated("aimd, open", round_, 9.0, callers=0))
         findings.saturations.append(saturated("none", round_, 400 * speed))
         findings.saturations.append(saturated("aimd", round_, 30_000 * speed))
     assert saturation.ratios(findings, "forest", "aimd") == pytest.approx([75.0] * 3)

@@ -103,7 +103,8 @@ def test_wrong_usage(run: Run, server: FakeServer, arguments: list[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", [["apps"], ["predict", "a", "[1]"], ["status"], ["logs", "m:1"]]
+    "arguments",
+    [["apps"], ["predict", "a", "[1]"], ["status"], ["logs", "m:1"], ["explain", "a"]],
 )
 def test_no_server(arguments: list[str]) -> None:
     nowhere = {"CLIPPER_PORT": "1", "CLIPPER_ADMIN_PORT": "1"}
@@ -294,6 +295,63 @@ def test_status(run: Run, server: FakeServer) -> None:
     assert json.loads(run("status", "--json").stdout) == STATUS
     server.answers["/admin/status"] = Answer({"applications": [], "models": []})
     assert "Applications\n  none" in run("status").stdout
+
+
+def explained(*models: dict[str, Any], sentences: list[str]) -> dict[str, Any]:
+    return {"application": "a", "sentences": sentences, "models": list(models)}
+
+
+def version(name: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "model": name,
+        "current": True,
+        "controller": "aimd",
+        "cap_rows": 43,
+        "objective_ms": 19.0,
+        "full_batch_ms": 18.2,
+        "capacity_rows_per_second": 2362.6,
+        "mean_batch_rows": 3.1,
+        "rows": 1234,
+        "queue_rows": 0,
+        "fitted": {"fixed_ms": 1.0, "per_row_us": 400.0},
+        "shed": {"refused_rows": 5, "shed_rows": 6},
+    } | fields
+
+
+def test_explain(run: Run, server: FakeServer) -> None:
+    fit = {"fixed_ms": 3.0, "per_row_us": 0.5}
+    replicas = [
+        {"replica": 0, "cap_rows": 43, "busy": True, "fitted": fit, "times_as_long": 0.5},
+        {"replica": 1, "cap_rows": 20, "busy": False},
+    ]
+    long = " ".join(["word"] * 40) + "."
+    answer = explained(
+        version("m:2", replicas=replicas),
+        version("m:1", current=False, fitted=None, full_batch_ms=None),
+        sentences=["All is well.", long],
+    )
+    server.answers["/admin/applications/a/explain"] = Answer(answer)
+    text = run("explain", "a").stdout
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0] == "• All is well."
+    assert text.count("word") == 40 and max(map(len, text.splitlines())) <= 100
+    assert "● m:2 aimd 43 3.1 1 ms + 400 µs/row 18.2 of 19 ms 2,363/s 0" in lines
+    assert "m:1 aimd 43 3.1 - - 2,363/s 0" in lines
+    assert "● m:2 1234 5 6 - - - -" in lines
+    assert "● m:2 0 43 3 ms + 0.5 µs/row 0.5x busy" in lines
+    assert "● m:2 1 20 - - idle" in lines
+    assert json.loads(run("explain", "a", "--json").stdout) == answer
+
+
+def test_explain_without_models(run: Run, server: FakeServer) -> None:
+    only = explained(sentences=["No model is linked to a."])
+    server.answers["/admin/applications/a/explain"] = Answer(only)
+    assert run("explain", "a").stdout == "• No model is linked to a.\n"
+    server.answers["/admin/applications/a/explain"] = Answer(
+        {"error": "not_found", "cause": "No application with name 'a' exists."}, 404
+    )
+    assert run("explain", "a").exit_code == 1
+    assert run("explain", "a/b").exit_code == 1
 
 
 def test_replicas(run: Run, server: FakeServer) -> None:

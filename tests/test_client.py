@@ -579,6 +579,15 @@ def test_format_bytes() -> None:
 # -- loops and threads -----------------------------------------------------------------
 
 
+def test_an_explanation(clipper: Clipper, server: FakeServer) -> None:
+    answer = {"application": "a", "sentences": ["Nothing has been asked of a yet."]}
+    server.answers["/admin/applications/a/explain"] = Answer(answer)
+    assert clipper.explain("a") == answer
+    assert (server.last.method, server.last.token) == ("GET", TOKEN)
+    with pytest.raises(InvalidInput, match="the application must match"):
+        clipper.explain("../status")
+
+
 async def test_async_client(server: FakeServer) -> None:
     async with AsyncClipper(
         port=server.port, admin_port=server.admin_port, token=TOKEN

@@ -320,6 +320,9 @@ async def test_embedded() -> None:
         batch = await server.predict_batch("sum", [[1.0], [2.0, 3.0]])
         assert [row.output for row in batch] == [1.0, 5.0]
         assert await server.predict_batch("sum", []) == []
+        explanation = server.explain("sum")
+        assert explanation["attainment"]["recent"] == 1.0
+        assert explanation["sentences"][0].startswith("All 3 rows in the last")
         with pytest.raises(NotFound):
             await server.predict("other", [1.0])
         for wrong in (0, -1, float("nan")):

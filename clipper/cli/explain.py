@@ -68,7 +68,7 @@ def explain(target: Target, app: str, as_json: bool) -> None:
     if len(replicas) > 1:
         _section("Replicas")
         print_table(
-            ("MODEL", "REPLICA", "CAP", "A BATCH TAKES", "TIMES SLOWER", "NOW"),
+            ("MODEL", "REPLICA", "CAP", "A BATCH TAKES", "VS OTHERS", "NOW"),
             [_replica(model, replica) for model, replica in replicas],
             indent="  ",
         )
@@ -113,7 +113,7 @@ def _replica(model: dict[str, Any], replica: dict[str, Any]) -> tuple[object, ..
         replica.get("replica"),
         _rows(replica.get("cap_rows")),
         _line(replica.get("fitted")),
-        replica.get("times_slower"),
+        _times(replica.get("times_as_long")),
         "busy" if replica.get("busy") else "idle",
     )
 
@@ -137,6 +137,10 @@ def _full(taken: Any, allowed: Any) -> str | None:
     if not isinstance(taken, (int, float)) or not isinstance(allowed, (int, float)):
         return None
     return f"{taken:.3g} of {allowed:.3g} ms"
+
+
+def _times(value: Any) -> str | None:
+    return f"{value:.3g}x" if isinstance(value, (int, float)) else None
 
 
 def _per_second(value: Any) -> str | None:

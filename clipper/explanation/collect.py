@@ -196,14 +196,14 @@ def _replicas(model: Model) -> list[ReplicaFacts]:
             cap_rows=load.controller.cap,
             busy=bool(load.flights),
             fitted=fit(load.controller.latency),
-            times_slower=_times_slower(load, [*loads.values()]),
+            times_as_long=_times_as_long(load, [*loads.values()]),
         )
         for number, replica in enumerate(model.replicas.replicas)
         if (load := loads.get(replica)) is not None
     ]
 
 
-def _times_slower(load: ReplicaLoad, loads: list[ReplicaLoad]) -> float | None:
+def _times_as_long(load: ReplicaLoad, loads: list[ReplicaLoad]) -> float | None:
     """Compared at the size of batch that all of them run."""
     known = {
         other: latency

@@ -32,7 +32,7 @@ class Failure(msgspec.Struct, frozen=True):
 class Overload(msgspec.Struct, frozen=True):
     """What became of the rows whose code is `overloaded`."""
 
-    refused: int = 0  # when they came: they could not have been answered in time
+    refused: int = 0  # on arrival: they could not have been answered in time
     shed: int = 0  # given up when their turn came, for the same reason
     queue_full: int = 0
 
@@ -83,14 +83,14 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     busy: bool = False
     fitted: Fit | None = None
     # a batch here takes so many times what it takes at the replica's median sibling
-    times_slower: float | None = None
+    times_as_long: float | None = None
 
 
 class Shed(msgspec.Struct, frozen=True):
     """Rows of a model version that were not evaluated once and for all, and why; rows of
     all applications that it answers for."""
 
-    refused_rows: int = 0  # could not be answered in time: told when they came
+    refused_rows: int = 0  # on arrival: could not be in time, or the queue was full
     shed_rows: int = 0  # the same, told when their turn came
     expired_rows: int = 0  # their time was over before a replica took them
     abandoned_rows: int = 0  # nobody waited for them any more

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from math import ceil
 
+from msgspec.structs import astuple
+
 from clipper.explanation.facts import Facts, Failure, ModelFacts, Overload
 from clipper.explanation.speed import may_grow, speed_sentences
 from clipper.explanation.words import count, duration, percent, rate, seconds, sentence
@@ -21,13 +23,14 @@ MEANINGS = {
     "model_failed": "the model raised an exception or returned too few or too many outputs",
     "model_hung": "the model hung and its worker was stopped",
     "no_model": "no replica of a linked model was there to answer",
-    "overloaded": "the model was overloaded",
+    "overloaded": "they could not be answered in time",
     "unavailable": "the model was on its way out of service",
 }
 UNNAMED = "the model failed on them"
 
 ROOM = 0.9  # of its capacity that a replica is planned for
-SLOW = 1.5  # times slower than its siblings: worth a word
+NOTEWORTHY = 0.01  # of the rows: overload that wants a reason
+SLOW = 1.5  # times what its siblings take: worth a word
 
 SILENT_STATES = ("failed", "stopped", "starting")
 
@@ -146,8 +149,8 @@ def _failed(rows: int, total: int, failure: Failure) -> str:
 
 def _overloads(overload: Overload) -> str:
     ways = [
-        (overload.refused, "refused when they came"),
-        (overload.shed, "given up when their turn came"),
+        (overload.refused, "refused on arrival"),
+        (overload.shed, "given up in the queue"),
         (overload.queue_full, "turned away by a full queue"),
     ]
     said = [f"{rows:,} {way}" for rows, way in ways if rows]
@@ -191,7 +194,7 @@ def _overload(model: ModelFacts, facts: Facts) -> list[str]:
             f"{start} with {replicas}: {needed} would do if there are processor cores for "
             f"them (`clipper scale {name} {needed}`)."
         ]
-    if facts.recent_overload == Overload():
+    if sum(astuple(facts.recent_overload)) < NOTEWORTHY * facts.attainment.recent_rows:
         return []
     return [
         f"{name} was asked for {rate(offered)} on average and can do about "
@@ -202,10 +205,10 @@ def _overload(model: ModelFacts, facts: Facts) -> list[str]:
 
 def _replicas(model: ModelFacts) -> list[str]:
     return [
-        f"Replica {replica.replica} of {model.model} takes {replica.times_slower:.3g} "
+        f"Replica {replica.replica} of {model.model} takes {replica.times_as_long:.3g} "
         "times as long as the others for the same batch; it gets less to do."
         for replica in model.replicas
-        if replica.times_slower is not None and replica.times_slower >= SLOW
+        if replica.times_as_long is not None and replica.times_as_long >= SLOW
     ]
 
 

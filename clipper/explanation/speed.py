@@ -7,6 +7,7 @@ from clipper.explanation.words import count, duration, percent, rate
 
 COLD = 20  # batches before the figures are worth much
 NEAR = 0.85  # of the objective: a full batch has what there is
+OVER = 1.05  # of the objective: a full batch takes too long
 LARGER = 1.15  # times the cap: there is more to be had
 GAIN = 1.3  # times the rate: worth another controller
 SPREAD = 0.1  # of the objective: worth a word
@@ -98,7 +99,7 @@ def _batches(model: ModelFacts, fit: Fit) -> str:
 def _limit(model: ModelFacts, fit: Fit) -> list[str]:
     """Why the cap is where it is, when that is not the objective."""
     cap, name = model.cap_rows, model.model
-    if fit.ms(cap) > model.objective_ms:
+    if fit.ms(cap) > OVER * model.objective_ms:
         if model.controller in LEARNERS:
             return [f"The batches of {name} are too large now; the next will be smaller."]
         return [

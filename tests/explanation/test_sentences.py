@@ -68,12 +68,12 @@ def failed(recent: float | None, **failures: Failure) -> Facts:
     )
 
 
-def refused(offered: float, cap: int = 43, **fields: Any) -> Facts:
+def refused(offered: float, cap: int = 43, lost: int = 58, **fields: Any) -> Facts:
     """One that could not do all that came."""
     facts = failed(0.942, overloaded=Failure("the model was overloaded", "default", 99, 58))
     load = Load(45.0, offered, 2300.0, 0.97, 39.0)
     model = replace(MODEL, cap_rows=cap, recent=load, **fields)
-    return replace(facts, recent_overload=Overload(50, 8, 0), models=[model])
+    return replace(facts, recent_overload=Overload(lost - 8, 8, 0), models=[model])
 
 
 def test_one_that_does_well() -> None:
@@ -93,7 +93,7 @@ def test_one_that_is_overloaded() -> None:
         "94.2 % of 1,000 rows in the last 45 s were answered by a model within the 20 ms "
         "objective.",
         "5.8 % (58 rows) got the default output because the model was overloaded: 50 "
-        "refused when they came, 8 given up when their turn came.",
+        "refused on arrival, 8 given up in the queue.",
         "Half of the answers, default outputs and errors too, took at most 2.04 ms, 99 % "
         "at most 9.16 ms.",
         "digits:3 was asked for 5,000 rows/s and can do about 2,360 rows/s with 1 replica: "
@@ -309,8 +309,8 @@ SITUATIONS: list[tuple[str, Facts, str]] = [
             replicas_ready=2,
             replicas_wanted=2,
             replicas=[
-                ReplicaFacts(0, 43, times_slower=0.3),
-                ReplicaFacts(1, 14, times_slower=3.1),
+                ReplicaFacts(0, 43, times_as_long=0.3),
+                ReplicaFacts(1, 14, times_as_long=3.1),
             ],
         ),
         "Replica 1 of digits:3 takes 3.1 times as long as the others for the same batch; "
@@ -371,6 +371,8 @@ def test_a_situation(facts: Facts, expected: str) -> None:
         (with_fit(largest_rows=1, per_row_us=0.0), "More would fit"),
         (with_model(controller="fixed", cap_rows=40, bound_rows=40), "aimd"),
         (with_model(state="failed", replicas_ready=0), "runs batches"),
+        (refused(1000.0, lost=9), "in bursts"),
+        (with_fit(fixed_ms=1.9), "too large"),
         (refused(5000.0), "that makes about"),
         (refused(5000.0, cap=8), "clipper scale"),
         (app(models=[replace(MODEL, recent=None)]), "came lately"),

@@ -477,6 +477,49 @@ async def test_the_status(admin: AdminPort) -> None:
     }
 
 
+async def test_an_explanation(admin: AdminPort) -> None:
+    await admin.post("add_app", APP | {"models": ["sum"]})
+    await deploy(admin, "1")
+    for path in ("applications/digits/explain", "applications/digits/explain/"):
+        answer = await admin.get(path)
+        assert (answer.status, answer.media) == (200, "application/json")
+    found = answer.value
+    assert set(found) == {
+        "application", "slo_ms", "attainment", "failures", "recent_overload", "latency",
+        "cache", "linked", "models", "sentences",
+    }  # fmt: skip
+    assert (found["application"], found["slo_ms"], found["linked"]) == (
+        "digits",
+        20.0,
+        ["sum"],
+    )
+    assert found["attainment"]["rows"] == 0 and found["failures"] == {}
+    (model,) = found["models"]
+    assert (model["model"], model["state"], model["controller"]) == (
+        "sum:1",
+        "live",
+        "aimd",
+    )
+    assert (model["cap_rows"], model["fitted"], model["objective_ms"]) == (
+        1,
+        None,
+        pytest.approx(20.0, rel=0.2),
+    )
+    assert set(model["shed"]) == {
+        "refused_rows", "shed_rows", "expired_rows", "abandoned_rows", "hedged_rows",
+        "retried_rows", "failed_batches",
+    }  # fmt: skip
+    assert found["sentences"][0] == "Nothing has been asked of digits yet."
+
+
+async def test_an_explanation_of_nothing(admin: AdminPort) -> None:
+    answer = await admin.get("applications/nowhere/explain")
+    assert (answer.status, answer.value["error"]) == (404, "not_found")
+    assert "'nowhere'" in answer.value["cause"]
+    posted = await admin.post("applications/nowhere/explain", {})
+    assert posted.status == 405
+
+
 async def test_logs(admin: AdminPort) -> None:
     def talkative(rows: Any) -> Any:
         print("a word from the worker", flush=True)  # noqa: T201
@@ -560,6 +603,7 @@ async def test_every_route_asks_for_the_token(admin: AdminPort) -> None:
     for method, path in [
         ("GET", "/admin/ping"),
         ("GET", "/admin/status"),
+        ("GET", "/admin/applications/digits/explain"),
         ("POST", "/admin/add_app"),
         ("POST", "/admin/deploy"),
         ("GET", "/nowhere"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from math import isnan
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from clipper.frontend.exposition import SLICE, Exposition
 from clipper.frontend.series import FAILURE_CODES, MAX_CODES
 from clipper.records import ApplicationRecord, ModelRecord
 from clipper.store.memory import MemoryStore
-from clipper.values import FailureKind, ModelId
+from clipper.values import FailureKind, ModelId, RowError
 from clipper.version import __version__
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
@@ -104,6 +105,18 @@ def test_an_application_shows_its_counters(
     assert found[of_app("latency_seconds_sum")] == pytest.approx(1000.0021)
 
 
+def test_attainment_is_of_what_came_lately(
+    engine: Engine, scrape: Callable[..., Samples]
+) -> None:
+    assert scrape()[of_app("slo_attainment")] == 1.0  # nothing was missed
+    stats = engine.applications["digits"].stats
+    stats.predictions = 3
+    stats.fail(RowError("overloaded", "too much"))
+    assert scrape()[of_app("slo_attainment")] == 0.75
+    stats.turn(engine.clock.now() + 1000.0)
+    assert stats.recent(engine.clock.now() + 1000.0).rows == 0
+
+
 def test_the_first_failure_of_a_kind_is_an_increase(
     scrape: Callable[..., Samples],
 ) -> None:
@@ -154,6 +167,29 @@ def test_a_model_version_shows_its_batches(
     assert found[of_model("in_flight_batches")] == 0
     assert found[of_model("batch_cap_rows")] == dispatcher.controller.cap
     assert found[of_model("batch_objective_seconds")] == dispatcher.controller.objective
+
+
+def test_a_model_version_shows_its_speed(
+    engine: Engine, scrape: Callable[..., Samples]
+) -> None:
+    found = scrape()
+    assert isnan(found[of_model("fixed_seconds")])
+    assert isnan(found[of_model("row_seconds")])
+    assert found[of_model("capacity_rows_per_second")] == 0  # nobody answers
+    model = engine.models[ModelId("sum", "1")]
+    for rows in (1, 2, 4, 8):
+        model.dispatcher.controller.record(rows, 0.001 + 0.0004 * rows)
+    model.dispatcher.stats.refused_rows = 5
+    model.dispatcher.stats.hedged_rows = 6
+    model.replicas.live = 2
+    found = scrape()
+    assert found[of_model("fixed_seconds")] == pytest.approx(0.001)
+    assert found[of_model("row_seconds")] == pytest.approx(0.0004)
+    cap = model.dispatcher.controller.cap
+    capacity = 2 * cap / (0.001 + 0.0004 * cap)
+    assert found[of_model("capacity_rows_per_second")] == pytest.approx(capacity)
+    assert found[of_model("refused_rows_total")] == 5
+    assert found[of_model("hedged_rows_total")] == 6
 
 
 def test_a_model_version_shows_its_replicas(scrape: Callable[..., Samples]) -> None:

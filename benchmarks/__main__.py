@@ -7,6 +7,7 @@ from importlib import import_module
 
 BENCHMARKS = {
     "serving": "serving speed beside a bare HTTP floor, Mosec and LitServe",
+    "batching": "the Clipper paper's figures 3, 4 and 5 on MNIST: controllers and waits",
     "caching": "hit ratios of the cache policies, SIEVE and LRU, and what they cost",
     "overload": "open load past what can be answered: goodput, recovery, the cap",
 }

@@ -143,7 +143,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = options.add_argument
     add("--runs", type=count, help="rounds (3)")
-    add("--seconds", type=positive, help="of a load of fig4; fig5 takes 0.35 of it (1)")
+    add("--seconds", type=positive, help="of a load of fig4; fig5 takes 0.3 of it (1)")
     add("--only", type=some_of(PARTS), help=f"comma-separated, of {', '.join(PARTS)}")
     add("--models", type=some_of(mnist.TITLES), help=f"of {', '.join(mnist.TITLES)}")
     add("--controllers", type=some_of(LANES), help=f"of fig4: {', '.join(LANES)}")

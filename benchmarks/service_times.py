@@ -95,7 +95,7 @@ async def _measure_sizes(run: Run, lane: Lane) -> None:
         sizes.append(rows)
         if seconds > LONGEST:
             break
-    rounds = 3 if run.short else 6 * run.runs
+    rounds = 3 if run.short else 4 * run.runs
     numbers = random.Random(1)
     for _ in range(rounds):
         numbers.shuffle(sizes)

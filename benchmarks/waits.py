@@ -31,7 +31,7 @@ SLO_SECONDS = 0.1
 CAPACITY_CALLERS = 256
 WARM_SECONDS = 0.15
 LEARN_SECONDS = 0.5
-SHARE_OF_SECONDS = 0.35  # each load takes so much of --seconds: there are many
+SHARE_OF_SECONDS = 0.3  # each load takes so much of --seconds: there are many
 # Waits whose throughput is this near to the best are told apart by their latency.
 NEAR = 0.99
 

@@ -134,7 +134,7 @@ def _model(model: Model, current: bool, recent: Recent) -> ModelFacts:
         cap_rows=controller.cap,
         objective_ms=round(controller.objective * 1e3, 3),
         fitted=fitted,
-        full_batch_ms=None if fitted is None else round(fitted.ms(controller.cap), 3),
+        full_batch_ms=_full_batch_ms(fitted, controller.cap),
         capacity_rows_per_second=None if capacity is None else round(capacity, 1),
         batches=stats.batches,
         rows=stats.rows,
@@ -161,9 +161,15 @@ def fit(latency: LatencyModel | None) -> Fit | None:
     )
 
 
+def _full_batch_ms(fitted: Fit | None, cap: int) -> float | None:
+    if fitted is None or (fitted.largest_rows < 2 <= cap):
+        return None  # of single rows nobody could tell
+    return round(fitted.ms(cap), 3)
+
+
 def capacity_of(model: Model) -> float | None:
-    """Rows per second that the ready replicas do in full batches of the present size; 0
-    without any, None where nothing is known of their speed."""
+    """Rows per second that the ready replicas do in full batches, as far as such were
+    tried; 0 without any replica, None where nothing is known of their speed."""
     ready = model.replicas.live
     if not ready:
         return 0.0
@@ -175,10 +181,12 @@ def capacity_of(model: Model) -> float | None:
 
 
 def _rate(controller: BatchController) -> float | None:
-    latency, cap = controller.latency, controller.cap
-    if latency is None or not latency.known or latency.seconds(cap) <= 0.0:
+    latency = controller.latency
+    if latency is None or not latency.known:
         return None
-    return cap / latency.seconds(cap)
+    rows = min(controller.cap, latency.largest)
+    seconds = latency.seconds(rows)
+    return rows / seconds if seconds > 0.0 else None
 
 
 def ready_loads(model: Model) -> list[ReplicaLoad]:

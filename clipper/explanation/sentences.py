@@ -11,7 +11,7 @@ from math import ceil
 from msgspec.structs import astuple
 
 from clipper.explanation.facts import Facts, Failure, ModelFacts, Overload
-from clipper.explanation.speed import may_grow, speed_sentences
+from clipper.explanation.speed import SLOW, may_grow, speed_sentences, too_slow
 from clipper.explanation.words import count, duration, percent, rate, seconds, sentence
 
 # Why a row was not answered by a model, by its code.
@@ -30,7 +30,6 @@ UNNAMED = "the model failed on them"
 
 ROOM = 0.9  # of its capacity that a replica is planned for
 NOTEWORTHY = 0.01  # of the rows: overload that wants a reason
-SLOW = 1.5  # times what its siblings take: worth a word
 
 SILENT_STATES = ("failed", "stopped", "starting")
 
@@ -168,7 +167,7 @@ def _latency(facts: Facts) -> list[str]:
 
 def _cache(facts: Facts) -> list[str]:
     cache = facts.cache
-    if not cache.enabled or cache.share is None:
+    if not facts.models or not cache.enabled or cache.share is None:
         return []
     return [
         f"The cache spared {percent(cache.share)} of {count(cache.rows)} an evaluation, "
@@ -181,7 +180,7 @@ def _cache(facts: Facts) -> list[str]:
 
 def _overload(model: ModelFacts, facts: Facts) -> list[str]:
     load, capacity = model.recent, model.capacity_rows_per_second
-    if load is None or not capacity or not model.replicas_ready:
+    if load is None or not capacity or not model.replicas_ready or too_slow(model):
         return []
     name, replicas = model.model, count(model.replicas_ready, "replica")
     offered = load.offered_rows_per_second

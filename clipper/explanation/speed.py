@@ -9,6 +9,7 @@ COLD = 20  # batches before the figures are worth much
 NEAR = 0.85  # of the objective: a full batch has what there is
 OVER = 1.05  # of the objective: a full batch takes too long
 LARGER = 1.15  # times the cap: there is more to be had
+SLOW = 1.5  # times what its siblings take: a replica worth a word
 GAIN = 1.3  # times the rate: worth another controller
 SPREAD = 0.1  # of the objective: worth a word
 BUSY = 0.7  # of the time: what larger batches would give begins to matter
@@ -22,8 +23,8 @@ def speed_sentences(model: ModelFacts, *, rate_said: bool) -> list[str]:
     fit = model.fitted
     if fit is None:
         return [_unknown(model)]
-    if fit.ms(1) > model.objective_ms:
-        return [_too_slow(model, fit)]
+    if too_slow(model):
+        return [_hopeless(model, fit)]
     lines = [_batches(model, fit)]
     lines += _limit(model, fit)
     lines += _spread(model, fit)
@@ -36,6 +37,11 @@ def speed_sentences(model: ModelFacts, *, rate_said: bool) -> list[str]:
             "the figures will settle."
         )
     return lines
+
+
+def too_slow(model: ModelFacts) -> bool:
+    """Whether one row alone takes longer than a batch may."""
+    return model.fitted is not None and model.fitted.ms(1) > model.objective_ms
 
 
 def may_grow(model: ModelFacts) -> bool:
@@ -57,14 +63,14 @@ def _fitting(model: ModelFacts, fit: Fit) -> int:
 
 def _unknown(model: ModelFacts) -> str:
     if not model.batches:
-        return f"{model.model} has not run a batch yet: nothing is known of its speed."
+        return f"{model.model} has answered no batch yet: nothing is known of its speed."
     return (
         f"{model.model} runs batches of at most {count(model.cap_rows)}; its controller, "
         f"{model.controller}, keeps no record of how long they take."
     )
 
 
-def _too_slow(model: ModelFacts, fit: Fit) -> str:
+def _hopeless(model: ModelFacts, fit: Fit) -> str:
     return (
         f"One row alone takes {model.model} {duration(fit.ms(1))}, longer than the "
         f"{duration(model.objective_ms)} that a batch may take: no batch size can meet the "
@@ -92,8 +98,14 @@ def _batches(model: ModelFacts, fit: Fit) -> str:
         )
     return (
         f"{model.model} runs batches of at most {count(model.cap_rows)}: a batch takes "
-        f"{line}{full}."
+        f"{line}{full}{_where(model)}."
     )
+
+
+def _where(model: ModelFacts) -> str:
+    """Whose speed it is, where the replicas differ."""
+    slow = [r for r in model.replicas if r.times_as_long and r.times_as_long >= SLOW]
+    return f", on replica {model.replicas[0].replica}" if slow else ""
 
 
 def _limit(model: ModelFacts, fit: Fit) -> list[str]:
@@ -121,7 +133,8 @@ def _spread(model: ModelFacts, fit: Fit) -> list[str]:
     more = f"One in 20 takes at least {duration(fit.spread_p95_ms)} more than that"
     if fit.ms(1) + fit.spread_p95_ms > model.objective_ms:
         return [f"{more}: some of them are late whatever their size."]
-    return [f"{more}, which keeps the batches smaller."]
+    smaller = ", which keeps the batches smaller" if model.controller in LEARNERS else ""
+    return [f"{more}{smaller}."]
 
 
 def _rates(model: ModelFacts) -> list[str]:
@@ -133,19 +146,23 @@ def _rates(model: ModelFacts) -> list[str]:
     )
     if model.recent is None or not model.recent.offered_rows_per_second:
         return [f"{able}."]
-    return [f"{able}; {rate(model.recent.offered_rows_per_second)} came lately."]
+    came = rate(model.recent.offered_rows_per_second)
+    return [f"{able}; {came} came lately, on average."]
 
 
 def _load(model: ModelFacts) -> list[str]:
     load = model.recent
     if load is None or load.mean_batch_rows is None:
         return []
-    mean = f"{load.mean_batch_rows:.3g}"
-    line = f"Its batches had {mean} {'row' if mean == '1' else 'rows'} on average"
-    if load.busy_share is None:
-        return [f"{line}."]
-    who = "the replica was" if model.replicas_ready == 1 else "the replicas were"
-    return [f"{line}, and {who} busy {percent(load.busy_share)} of the time."]
+    said = []
+    if model.bound_rows > 1:
+        mean = f"{load.mean_batch_rows:.3g}"
+        said.append(f"its batches had {mean} {'row' if mean == '1' else 'rows'} on average")
+    if load.busy_share is not None:
+        who = "its replica was" if model.replicas_ready == 1 else "its replicas were"
+        said.append(f"{who} busy {percent(load.busy_share)} of the time")
+    line = ", and ".join(said)
+    return [f"{line[0].upper()}{line[1:]}."] if line else []
 
 
 def _other_controller(model: ModelFacts, fit: Fit) -> list[str]:

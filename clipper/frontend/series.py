@@ -237,8 +237,8 @@ MODEL: tuple[Series[Model], ...] = (
     Number(
         GAUGE,
         "clipper_model_capacity_rows_per_second",
-        "What all ready replicas could do in batches of the present cap; NaN before the "
-        "first.",
+        "What all ready replicas could do in full batches, as far as such were tried; NaN "
+        "before the first.",
         _capacity,
     ),
     Number(

@@ -64,7 +64,7 @@ class House:
     def model(self, version: str, replicas: int = 1, **batching: Any) -> Model:
         record = ModelRecord(
             "m", version, "doubles", int(version), blob="0" * 64, num_replicas=replicas,
-            batching=BatchingSettings(**batching),
+            batching=BatchingSettings(**{"batch_wait": 0.0} | batching),
         )  # fmt: skip
 
         async def load() -> bytes:

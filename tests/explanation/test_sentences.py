@@ -83,8 +83,8 @@ def test_one_that_does_well() -> None:
         "Half of the answers took at most 2.04 ms, 99 % at most 9.16 ms.",
         "digits:3 runs batches of at most 43 rows: a batch takes 1 ms + 0.4 ms per row; "
         "43 rows take 18.2 ms of the 19 ms allowed.",
-        "With 1 replica that makes about 2,360 rows/s; 410 rows/s came lately.",
-        "Its batches had 3.1 rows on average, and the replica was busy 21.0 % of the time.",
+        "With 1 replica that makes about 2,360 rows/s; 410 rows/s came lately, on average.",
+        "Its batches had 3.1 rows on average, and its replica was busy 21.0 % of the time.",
     ]
 
 
@@ -213,7 +213,7 @@ SITUATIONS: list[tuple[str, Facts, str]] = [
     (
         "nothing is known",
         with_model(fitted=None, batches=0),
-        "digits:3 has not run a batch yet: nothing is known of its speed.",
+        "digits:3 has answered no batch yet: nothing is known of its speed.",
     ),
     (
         "a controller that predicts nothing",
@@ -298,6 +298,16 @@ SITUATIONS: list[tuple[str, Facts, str]] = [
         "One in 20 takes at least 4 ms more than that, which keeps the batches smaller.",
     ),
     (
+        "single rows that vary",
+        with_model(
+            controller="none",
+            cap_rows=1,
+            bound_rows=1,
+            fitted=replace(FIT, spread_p95_ms=4.0),
+        ),
+        "One in 20 takes at least 4 ms more than that.",
+    ),
+    (
         "batches that vary too much",
         with_fit(spread_p95_ms=30.0),
         "One in 20 takes at least 30 ms more than that: some of them are late whatever "
@@ -315,6 +325,14 @@ SITUATIONS: list[tuple[str, Facts, str]] = [
         ),
         "Replica 1 of digits:3 takes 3.1 times as long as the others for the same batch; "
         "it gets less to do.",
+    ),
+    (
+        "the speed of which replica",
+        with_model(
+            replicas=[ReplicaFacts(0, 43), ReplicaFacts(1, 14, times_as_long=3.1)],
+        ),
+        "digits:3 runs batches of at most 43 rows: a batch takes 1 ms + 0.4 ms per row; "
+        "43 rows take 18.2 ms of the 19 ms allowed, on replica 0.",
     ),
     # queues and losses
     (
@@ -372,6 +390,8 @@ def test_a_situation(facts: Facts, expected: str) -> None:
         (with_model(controller="fixed", cap_rows=40, bound_rows=40), "aimd"),
         (with_model(state="failed", replicas_ready=0), "runs batches"),
         (refused(1000.0, lost=9), "in bursts"),
+        (refused(5000.0, fitted=replace(FIT, fixed_ms=35.0)), "scale"),
+        (with_model(controller="none", bound_rows=1, cap_rows=1), "batches had"),
         (with_fit(fixed_ms=1.9), "too large"),
         (refused(5000.0), "that makes about"),
         (refused(5000.0, cap=8), "clipper scale"),

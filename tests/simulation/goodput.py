@@ -247,3 +247,18 @@ def capacity(nature: Nature, slo: float = SLO) -> float:
 def ideal_cap(nature: Nature, slo: float = SLO) -> float:
     """(SLO - c) / a"""
     return (slo - nature.fixed) / nature.per_row
+
+
+def best(nature: Nature, rate: float, slo: float = SLO) -> float:
+    """The most answers in time per second that one replica can give to queries that come
+    evenly at `rate`, in batches of one size.
+
+    A batch takes T = c + a * rows; a row that is answered in time came at most SLO - T
+    before its batch began, so rows <= rate * min(T, SLO - T).
+    """
+    c, a = nature.fixed, nature.per_row
+    everything = c / (1.0 - a * rate) if a * rate < 1.0 else slo
+    if everything <= slo / 2:
+        return rate
+    rows = rate * (slo - c) / (1.0 + a * rate)
+    return rows / (c + a * rows)

@@ -16,6 +16,7 @@ from .goodput import (
     SLO,
     Load,
     Trial,
+    best,
     capacity,
     ideal_cap,
 )
@@ -45,6 +46,8 @@ def goodput_table(name: str, nature: Nature, controllers: list[str], quick: bool
         + "".join(f"{load:>9g}x" for load in LOADS)
         + "   goodput, % of offered"
     )
+    ideal = [best(nature, load * full) for load in LOADS]
+    _row("possible", [f"{rate:.0f}" for rate in ideal], "if the future were known")
     for controller in controllers:
         trials = [
             Trial(controller, nature, [Load(0.0, load * full)], end) for load in LOADS
@@ -54,7 +57,9 @@ def goodput_table(name: str, nature: Nature, controllers: list[str], quick: bool
         offered = [100 * g / (load * full) for g, load in zip(good, LOADS, strict=True)]
         _row(controller, [f"{g:.0f}" for g in good], " ".join(f"{o:.1f}" for o in offered))
         _row(
-            "  kept", [f"{g / peak:.3f}" for g in good], f"of peak {peak / full:.2f} x cap"
+            "  kept",
+            [f"{g / max(peak, 1):.3f}" for g in good],
+            f"of peak {peak / full:.2f} x cap",
         )
         p99 = [1e3 * trial.batch_seconds(warm, end) for trial in trials]
         _row("  batch p99", [f"{p:.1f}" for p in p99], "ms")

@@ -1,0 +1,121 @@
+"""What worlds have found, each in the fewest steps that show it."""
+
+from __future__ import annotations
+
+import struct
+
+from fakes import FakeLoop, FakeReplica, ManualClock
+
+from clipper.batching.dispatcher import Dispatcher
+from clipper.batching.fixed import Fixed
+from clipper.batching.job import Job
+from clipper.batching.latency import LatencyModel
+from clipper.batching.triage import choose
+from clipper.inputs import InputType
+from clipper.values import FailureKind, Output, RowError
+
+
+class Waiter:
+    def __init__(self) -> None:
+        self.output: Output | None = None
+
+    def job_done(self, output: Output) -> None:
+        self.output = output
+
+
+class Pair:
+    """A dispatcher with two replicas."""
+
+    def __init__(self, clock: ManualClock, loop: FakeLoop) -> None:
+        self.clock, self.loop = clock, loop
+        self.first, self.second = FakeReplica(), FakeReplica()
+        ready = (self.first, self.second)
+        self.dispatcher = Dispatcher(
+            InputType.DOUBLES,
+            Fixed(1.0, 2),
+            lambda: ready,
+            clock=clock,
+            call_soon=loop.call_soon,
+            call_later=loop.call_later,
+        )
+
+    def job(self, value: float) -> Waiter:
+        waiter = Waiter()
+        deadline = self.clock.now() + 10.0
+        self.dispatcher.submit(Job(struct.pack("<d", value), None, deadline, waiter))
+        return waiter
+
+    def turn(self) -> None:
+        self.dispatcher.wake()
+        self.loop.turn()
+
+
+def test_the_rest_of_a_copied_batch_is_not_blamed_for_what_was_copied(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    pair = Pair(clock, fake_loop)
+    bad, good = pair.job(1), pair.job(2)
+    pair.turn()
+    # nothing is known of the second replica: it is tried with a copy of one row
+    assert pair.first.seen == [[[1.0], [2.0]]]
+    assert pair.second.seen == [[[1.0]]]
+    pair.first.fail(FailureKind.RAISED)
+    pair.second.fail(FailureKind.RAISED)
+    pair.turn()
+    assert pair.first.seen[1:] + pair.second.seen[1:] == [[[2.0]]]
+    (pair.first if pair.first.batches else pair.second).answer()
+    assert isinstance(bad.output, RowError)
+    assert good.output == b"[2.0]"
+
+
+def test_a_closed_dispatcher_keeps_no_flight_that_waited_for_a_copy(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    pair = Pair(clock, fake_loop)
+    hedging = pair.dispatcher._hedging
+    for _ in range(200):  # until the budget is enough for a batch
+        pair.job(1), pair.job(2)
+        pair.turn()
+        for replica in (pair.first, pair.second):
+            while replica.batches:
+                replica.answer()
+        clock.move(0.001)
+    for _ in range(4):
+        pair.job(1), pair.job(2)
+        pair.turn()
+    fake_loop.advance(0.1)
+    assert hedging.waiting, "both replicas are busy, so the copy waits"
+    for replica in (pair.first, pair.second):
+        replica.fail(FailureKind.HUNG)
+        replica.fail(FailureKind.RETURNED)
+    pair.dispatcher.close(RowError("unavailable", "stopped"))
+    assert not hedging.waiting
+    assert not pair.dispatcher.in_flight
+
+
+class Deadlines:
+    """A backlog of rows with these deadlines."""
+
+    def __init__(self, deadlines: list[float]) -> None:
+        self._deadlines = deadlines
+
+    @property
+    def rows(self) -> int:
+        return len(self._deadlines)
+
+    @property
+    def head(self) -> float:
+        return self._deadlines[0]
+
+    def deadlines(self, limit: int) -> list[float]:
+        return self._deadlines[:limit]
+
+
+def test_of_a_long_queue_too_only_hopeless_rows_are_given_up() -> None:
+    latency = LatencyModel()
+    for rows in (1, 10, 100) * 10:
+        latency.record(rows, 0.001 + 0.0001 * rows)
+    hopeless, hopeful = [0.0005], [1.0] * 4000
+    plan = choose(latency, 0.0, Deadlines(hopeless + hopeful), 100)
+    assert plan.drop == 1
+    assert plan.take >= 80

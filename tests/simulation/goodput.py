@@ -37,7 +37,7 @@ ROUGH = Nature(0.001, 0.0004, noise=0.1, tail=0.02, tail_seconds=0.008, wire=5e-
 class Fifo(AIMD):
     """The cap of AIMD, and nothing given up or refused: what the paper has."""
 
-    latency = None  # type: ignore[assignment]
+    latency = None
 
     def __init__(self, objective: float, max_batch_size: int) -> None:
         self._own = AIMD(objective, max_batch_size)
@@ -76,14 +76,14 @@ class Meter:
     # State: times of answers in time, latencies of all answers, outcomes by name, and for
     # every batch that came back its time, rows, seconds, and the cap then.
 
-    def __init__(self) -> None:
-        self.world: World | None = None
+    def __init__(self, world: World[Meter]) -> None:
+        self.world = world
+        self.now = world.clock.now
         self.good: list[float] = []
         self.latencies: list[float] = []
         self.latest = 0.0  # seconds that an answer came after its deadline
         self.outcomes: Counter[str] = Counter()
         self.batches: list[tuple[float, int, float, int]] = []
-        self.now: Any = None
 
     def query_settled(self, query: Query) -> None:
         now, output = self.now(), query.output
@@ -103,9 +103,9 @@ class Meter:
     def told(self, ask: Any, outputs: Any) -> None: ...
     def sent(self, replica: VirtualReplica, batch: Batch) -> None: ...
     def begun(self, replica: VirtualReplica, batch: Batch) -> None: ...
+    def step(self) -> None: ...
 
     def finished(self, replica: VirtualReplica, batch: Batch, result: BatchResult) -> None:
-        assert self.world is not None
         cap = self.world.model.dispatcher.controller.cap
         self.batches.append((self.now(), batch.rows, batch.seconds, cap))
 
@@ -126,7 +126,6 @@ class Trial:
         slo: float = SLO,
         batch_wait: float | str = "auto",
     ) -> None:
-        self.meter = Meter()
         self.scenario = Scenario(
             seed,
             seconds,
@@ -139,11 +138,10 @@ class Trial:
         )
         CONTROLLERS["fifo"] = Fifo
         try:
-            self.world = World(self.scenario, self.meter)
+            self.world = World(self.scenario, Meter)
         finally:
             del CONTROLLERS["fifo"]
-        self.meter.world = self.world
-        self.meter.now = self.world.clock.now
+        self.meter = self.world.watch
         self._loads = list(loads)
         self._rng = Random(seed)
         self._offer()

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from clipper.batching.controller import Backlog, BatchController, Plan
+from clipper.batching.controller import Backlog, Plan
 from clipper.batching.fleet import TRIAL_SECONDS
 from clipper.batching.hedging import BUDGET
 from clipper.batching.job import Block, Job, Slice, waiting_rows
-from clipper.batching.latency import LatencyModel
 from clipper.batching.recovery import RETRIES
 from clipper.model import Model
+from clipper.query import BatchQuery, Query
 from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output, RowError
 
 from .replicas import FAILS, KILLS, MAX_IN_FLIGHT, RAISES, VirtualReplica, output_of
+from .watched import Watched
 
 if TYPE_CHECKING:
     from .workload import Ask
@@ -36,55 +37,16 @@ EPSILON = 1e-9
 FATE = {"deadline_exceeded", "overloaded", "no_model", "unavailable"}
 
 
-class Watched:
-    """A controller that is looked at."""
-
-    def __init__(self, inner: BatchController, watch: Invariants) -> None:
-        self.inner = inner
-        self.watch = watch
-
-    def __deepcopy__(self, memo: Any) -> Watched:
-        return Watched(deepcopy(self.inner, memo), self.watch)
-
-    @property
-    def objective(self) -> float:
-        return self.inner.objective
-
-    @objective.setter
-    def objective(self, seconds: float) -> None:
-        self.inner.objective = seconds
-
-    @property
-    def latency(self) -> LatencyModel | None:
-        return self.inner.latency
-
-    @property
-    def bound(self) -> int:
-        return self.inner.bound
-
-    @property
-    def cap(self) -> int:
-        return self.inner.cap
-
-    def plan(self, now: float, backlog: Backlog) -> Plan:
-        plan = self.inner.plan(now, backlog)
-        self.watch.planned(self, now, backlog, plan)
-        return plan
-
-    def record(self, size: int, service_seconds: float) -> None:
-        self.inner.record(size, service_seconds)
-        self.watch.expect(self.inner.cap >= 1, "a cap below one row")
-
-
 class Invariants:
     """Sees everything that is asked, sent and answered."""
 
     # State: what was found wrong; asks that are open; work of each model that is not
-    # settled; which rows were ever sent, how often each was begun, and how often there
-    # was a cause to begin it again; the
-    # largest cap of any controller; rows that were told, by application.
+    # settled; which rows were ever sent, how often each was begun, and how often there was
+    # a cause to begin it again; the largest cap of any controller; rows that were told, by
+    # application, and how each ended; of each model the rows sent once and in copies;
+    # whether work came in the present callback, perhaps amid a dispatch.
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World[Any]) -> None:
         self.world = world
         self.now = world.clock.now
         self.broken: list[str] = []
@@ -99,6 +61,7 @@ class Invariants:
         self.first_rows: Counter[Model] = Counter()
         self.copied_rows: Counter[Model] = Counter()
         self.outcomes: Counter[str] = Counter()
+        self._came = False
 
     def expect(self, condition: object, message: str) -> None:
         if not condition:
@@ -116,9 +79,10 @@ class Invariants:
             self.submitted(model, work)
             submit(work)
 
-        model.submit = watched  # type: ignore[method-assign]
+        model.submit = watched
 
     def submitted(self, model: Model, work: Job | Block) -> None:
+        self._came = True
         self.work[model][work] = None
         self.expect(not work.settled, "work was submitted twice")
 
@@ -182,7 +146,7 @@ class Invariants:
         else:
             self.first_rows[model] += rows
             last = max(part.deadline for part in parts)
-            if fresh and not dispatcher._alone:
+            if fresh and not dispatcher._alone and not self._came:
                 self.expect(last <= dispatcher.queue.head, "not in the order of deadlines")
         self.expect(rows <= (cap if fresh and not flight.hedged else self.largest_cap),
                     f"{rows} rows with a cap of {cap}")  # fmt: skip
@@ -282,9 +246,11 @@ class Invariants:
     # -- behind every callback -----------------------------------------------------------
 
     def step(self) -> None:
+        self._came = False
         for model in self.world.models:
             self._check_model(model)
         self._check_cache()
+        self._check_waiters()
         for application in self.world.applications:
             stats = application.stats
             told = stats.predictions + stats.failures.total() + stats.cancelled
@@ -343,6 +309,26 @@ class Invariants:
         }
         self.expect(keyed == cache.in_flight, "the cache waits for other jobs")
 
+    def _check_waiters(self) -> None:
+        """Who waits is known to the work, and nobody else: not who left or was told."""
+        for item in chain(*self.work.values()):
+            if type(item) is Job:
+                gone = [w for w in item.waiters if _is_over(w)]
+                self.expect(not gone, "a job is kept for who does not wait")
+            elif type(item) is Block and item.waiter is not None:
+                self.expect(not _is_over(item.waiter), "a block is kept for nobody")
+        for ask in self.open:
+            query = ask.query
+            if type(query) is Query:
+                pairs: list[tuple[Job | None, Any]] = [(query.job, query)]
+            elif type(query) is BatchQuery:
+                pairs = [(j, w) for j, w in query.jobs if query.outputs[w.index] is None]
+            else:
+                continue
+            for job, waiter in pairs:
+                known = job is not None and not job.settled and waiter in job.waiters
+                self.expect(known, "a job has forgotten who waits for it")
+
     def at_rest(self) -> None:
         """Nothing is left behind when all is over."""
         self.expect(not self.open, f"{len(self.open)} queries were never answered")
@@ -370,3 +356,8 @@ def _waiting(queue: Any) -> list[Any]:
     """The entries of the queue, each once."""
     entries = [*queue._line, *(entry[2] for entry in queue._heap)]
     return list({item: None for item in entries if type(item) is not Job or item.queued})
+
+
+def _is_over(waiter: Any) -> bool:
+    """Whether the query that a waiter stands for is settled."""
+    return bool(getattr(waiter, "batch", waiter).settled)

@@ -185,7 +185,7 @@ class VirtualReplicaSet:
 
     def __init__(
         self,
-        world: World,
+        world: World[Any],
         spec: WorkerSpec,
         load_blob: Callable[[], Awaitable[bytes]],
         *,

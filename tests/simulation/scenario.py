@@ -48,6 +48,7 @@ class Scenario:
     answer_cost: float = 0.0  # of the loop, to tell a client its answer
     stall: float = 0.0  # chance that the loop stands still, after a callback
     traffic: tuple[Traffic, ...] = ()
+    eager: float = 0.0  # chance that a client asks again from inside its answer
     gone: float = 0.0  # chance that the client goes away
     hasty: float = 0.0  # chance of a deadline of its own
     batches: float = 0.0  # chance of an input_batch
@@ -91,6 +92,7 @@ def random_scenario(seed: int) -> Scenario:
         queue_rows=rng.choice((5, 60, 10_000)),
         answer_cost=rng.choice((0.0, 5e-6, 2e-5)),
         stall=rng.choice((0.0, 0.0, 0.005)),
+        eager=_often(rng, 0.8),
         gone=_often(rng, 0.3),
         hasty=_often(rng, 0.5),
         batches=_often(rng, 0.3),

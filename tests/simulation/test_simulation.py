@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
+
+from clipper.values import FailureKind
 
 from .invariants import Invariants
 from .scenario import random_scenario
@@ -15,14 +18,12 @@ PER_TEST = 100
 MANY = 100_000
 
 
-def run(seed: int) -> World:
+def run(seed: int) -> World[Invariants]:
     """One world from its first request to its last. Says how to see it again."""
-    world = World(random_scenario(seed))
+    world = World(random_scenario(seed), Invariants)
     try:
         world.run()
-        watch = world.watch
-        assert isinstance(watch, Invariants)
-        watch.at_rest()
+        world.watch.at_rest()
     except BaseException as error:
         lines = "\n".join(world.trace)
         error.add_note(
@@ -39,6 +40,43 @@ def test_seeds(first: int) -> None:
         run(seed)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_many_seeds() -> None:
+    for seed in range(SEEDS, MANY):
+        run(seed)
+
+
 @pytest.mark.skipif("CLIPPER_SEED" not in os.environ, reason="runs the seed CLIPPER_SEED")
 def test_one_seed() -> None:
     run(int(os.environ["CLIPPER_SEED"]))
+
+
+def test_a_seed_decides_all() -> None:
+    for seed in range(20):
+        assert run(seed).fingerprint == run(seed).fingerprint
+    assert run(0).fingerprint != run(1).fingerprint
+
+
+def test_seeds_lead_everywhere() -> None:
+    """Every way that a row can end, and every fault, occurs among few seeds."""
+    outcomes: Counter[str] = Counter()
+    copied = retried = abandoned = shed = refused = 0
+    failures: Counter[str] = Counter()
+    for seed in range(100):
+        world = run(seed)
+        outcomes.update(world.watch.outcomes)
+        for model in world.models:
+            stats = model.dispatcher.stats
+            copied += stats.hedged_rows
+            retried += stats.retried_rows
+            abandoned += stats.abandoned_rows
+            shed += stats.shed_rows
+            refused += stats.refused_rows
+            failures.update({k.value: n for k, n in stats.failed_batches.items()})
+    assert set(outcomes) == {
+        "output", "gone", "deadline_exceeded", "overloaded", "no_model", "unavailable",
+        "model_failed", "model_crashed", "model_hung",
+    }  # fmt: skip
+    assert all(failures[kind.value] for kind in FailureKind)
+    assert min(copied, retried, abandoned, shed, refused) > 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipper.application import Application
 from clipper.inputs import Row
@@ -36,7 +36,7 @@ class Ask:
     )  # fmt: skip
 
     def __init__(
-        self, world: World, client: Client | None, values: list[int], tries: int = 0
+        self, world: World[Any], client: Client | None, values: list[int], tries: int = 0
     ) -> None:
         self.world = world
         self.client = client
@@ -76,7 +76,7 @@ class Ask:
 class Client:
     """Makes the requests of one kind of traffic."""
 
-    def __init__(self, world: World, traffic: Traffic, rng: Random) -> None:
+    def __init__(self, world: World[Any], traffic: Traffic, rng: Random) -> None:
         self.world = world
         self.traffic = traffic
         self.rng = rng
@@ -129,7 +129,7 @@ class Client:
         if world.clock.now() >= world.end or self._asked >= self.traffic.most:
             return
         if self.traffic.kind == "closed":
-            if self.rng.random() < 0.02:
+            if self.rng.random() < world.scenario.eager:
                 self.ask()  # from inside the answer
             else:
                 world.loop.at(world.clock.now() + THINK * self.rng.random(), self.ask)
@@ -137,4 +137,7 @@ class Client:
             failed = any(isinstance(output, RowError) for output in outputs)
             if failed:
                 again = Ask(world, self, ask.values, ask.tries + 1)
-                world.loop.call_soon(self._send, again)
+                if self.rng.random() < world.scenario.eager:
+                    self._send(again)
+                else:
+                    world.loop.call_soon(self._send, again)

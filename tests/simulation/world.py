@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from unittest import mock
 
 from fakes import ManualClock
@@ -25,7 +26,6 @@ from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, BatchingSettings, ModelRecord
 from clipper.values import Batch, BatchResult, FailureKind
 
-from .invariants import Invariants
 from .loop import VirtualLoop
 from .replicas import VirtualReplica, VirtualReplicaSet
 from .scenario import Scenario
@@ -48,12 +48,16 @@ class Watch(Protocol):
     def finished(
         self, replica: VirtualReplica, batch: Batch, result: BatchResult
     ) -> None: ...
+    def step(self) -> None: ...
 
 
-class World:
-    """One server, its workers and its clients."""
+W = TypeVar("W", bound=Watch)
 
-    def __init__(self, scenario: Scenario, watch: Watch | None = None) -> None:
+
+class World(Generic[W]):
+    """One server, its workers and its clients, and who watches them."""
+
+    def __init__(self, scenario: Scenario, watch: Callable[[World[W]], W]) -> None:
         self.scenario = scenario
         self.rng = Random(scenario.seed)
         self.clock = ManualClock()
@@ -71,7 +75,7 @@ class World:
             scenario.cache_bytes, scenario.cache_policy, self.clock
         )
         self.ids = QueryIds(bytes(32), self.clock)
-        self.watch: Watch = watch or Invariants(self)
+        self.watch: W = watch(self)
         with self.loop.running():
             self._build()
 
@@ -222,8 +226,7 @@ class World:
             Client(self, traffic, Random(self.rng.random())).start()
         for at, event in scenario.events:
             loop.at(self.begin + at, self._happen, event)
-        checks = self.watch.step if isinstance(self.watch, Invariants) else None
-        loop.after = partial(self._after, checks)
+        loop.after = self._after
         with loop.running(), Complaints() as complaints:
             loop.run(self.end)
             loop.run(self.end + REST)
@@ -233,9 +236,8 @@ class World:
             assert task.done() and task.exception() is None
         assert loop.idle, "timers are armed for ever"
 
-    def _after(self, checks: Any) -> None:
-        if checks is not None:
-            checks()
+    def _after(self) -> None:
+        self.watch.step()
         stall = self.scenario.stall
         if stall and self.rng.random() < stall:
             self.clock.move(0.05 * self.rng.random())

@@ -109,24 +109,27 @@ class PeerServer(Server):
         *,
         lane: str | None = None,
         settings: Mapping[str, str] | None = None,
+        boot_seconds: float = 0.0,
     ) -> None:
         super().__init__(lane or name, scratch)
         self.path = PEERS[name]
         self._module = f"benchmarks.peers.{name}_app"
         self._settings = dict(settings or {})
+        self._boot_seconds = boot_seconds  # in which it is not asked anything
+        [self.port] = free_ports(1)
         self._python = python
         self._work = work
         self._probe = probe
         self._scratch = scratch  # also for what the peers leave behind
 
     def start(self) -> None:
-        [self.port] = free_ports(1)
         command = [self._python, "-m", self._module, "--port", str(self.port)]
         if self._module.endswith("mosec_app"):
             command += ["--address", "127.0.0.1", "--log-level", "error"]
         environment = {"PEER_WORK": self._work, "TMPDIR": str(self._scratch)}
         environment.update(self._settings)
         self.process = Process(command, self.log, environment=environment)
+        time.sleep(self._boot_seconds)
         self.wait(lambda: post(self.port, self.path, self._probe)[0] == 200)
 
     def pause(self) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 
 import litserve
 
-from benchmarks.work import make_model, predict
+from benchmarks.work import make_model, make_rows, predict
 
 
 class Predict(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.model = make_model(os.environ["PEER_WORK"])
+        predict(self.model, make_rows(os.environ["PEER_WORK"], 1))  # numpy is loaded
 
     # LitServe reads the annotation of `request`: without one it takes any JSON object.
     def decode_request(self, request):  # type: ignore[no-untyped-def]

@@ -13,12 +13,13 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from benchmarks.work import make_model, predict
+from benchmarks.work import make_model, make_rows, predict
 
 
 class Predict(Worker):
     def __init__(self) -> None:
         self.model = make_model(os.environ["PEER_WORK"])
+        predict(self.model, make_rows(os.environ["PEER_WORK"], 1))  # numpy is loaded
 
     def forward(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         outputs = predict(self.model, [request["input"] for request in data])

@@ -114,8 +114,11 @@ class Invariants:
             return
         deadlines = backlog.deadlines(drop)
         self.expect(deadlines == sorted(deadlines), "deadlines out of order")
-        # what the batch that is taken would take in the worst case that was seen lately
-        finish = now + latency.seconds(max(1, take)) + max(0.0, latency.residuals()[-1])
+        # what the batch would take in the worst case that was seen lately; one that gets
+        # all that is left may have been meant to be larger
+        size = controller.cap if drop + take == backlog.rows else take
+        worst = max(0.0, latency.residuals()[-1])
+        finish = now + latency.seconds(max(1, size)) + worst
         self.expect(
             deadlines[-1] <= finish + EPSILON,
             f"{plan} of {backlog.rows} gives up what ends {deadlines[-1] - finish} s later",

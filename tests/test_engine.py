@@ -25,7 +25,7 @@ from clipper.errors import (
 )
 from clipper.eviction import POLICIES
 from clipper.inputs import encode_python
-from clipper.model import DEFAULT_OBJECTIVE, SHARE_OF_SLO, STOPPED, WAY_BACK
+from clipper.model import DEFAULT_OBJECTIVE, STOPPED, WAY_BACK
 from clipper.query import NO_MODEL, Query
 from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
 from clipper.store.base import Change
@@ -63,11 +63,11 @@ class Workers(FakeReplicaSet):
         await super().stop(drain_seconds)
         self.stopped.append(self)
 
-    def pick(self) -> Any:
-        if self.live and self.replica.room:
-            asyncio.get_running_loop().call_soon(self.answer)
-            return self.replica
-        return None
+    @property
+    def ready(self) -> Any:
+        """Asked for before every batch, which is answered on the next turn."""
+        asyncio.get_running_loop().call_soon(self.answer)
+        return super().ready
 
     def answer(self) -> None:
         while self.replica.batches and self.answering:
@@ -534,11 +534,11 @@ async def test_the_objective_follows_the_tightest_application(engine: Engine) ->
     assert controller.objective == DEFAULT_OBJECTIVE
     await engine.register_application(app("slow", "m", slo_micros=1_000_000))
     await engine.register_application(app("fast", "m", slo_micros=100_000))
-    assert controller.objective == pytest.approx(SHARE_OF_SLO * 0.1 - WAY_BACK)
+    assert controller.objective == pytest.approx(0.1 * (1 - WAY_BACK))
     await engine.delete_application("fast")
-    assert controller.objective == pytest.approx(SHARE_OF_SLO * 1.0 - WAY_BACK)
+    assert controller.objective == pytest.approx(1.0 - WAY_BACK)
     await engine.register_application(app("hasty", "m", slo_micros=1))
-    assert controller.objective == WAY_BACK
+    assert controller.objective == pytest.approx(1e-6 * (1 - WAY_BACK))
 
 
 # -- commits ---------------------------------------------------------------------------

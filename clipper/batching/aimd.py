@@ -9,7 +9,8 @@ objective.
 
 A batch that was full may raise the cap. Under overload the deadlines of those who waited
 keep batches below the cap, and it would never be learned where it matters: so one at
-least half full raises it too, while the fitted line says that the larger one is in time.
+least half full raises it too, while the fitted line says that the larger one is in time,
+and one that took long enough to tell lowers it where the line says that a full one is not.
 
 The cap is what a batch may have; which rows it gets, and which are given up because they
 cannot be answered in time, is the rule of triage.py.
@@ -25,7 +26,8 @@ STEP = 2  # rows per full batch in time
 BACKOFF = 0.9
 # The cap rests where a full batch takes this share of the objective, and sooner where the
 # model's own variation would take it over.
-REST = 0.95
+REST = 0.98
+PLENTY = 1 / 3  # of the objective: a batch that took more tells what a full one takes
 ENOUGH = 5  # batches before the line is believed beyond what was tried
 
 
@@ -55,6 +57,9 @@ class AIMD:
             self._overran(size)
             return
         self._suspect = False
+        if service_seconds > PLENTY * self.objective and self._is_too_high():
+            self._cap = max(int(self._cap * BACKOFF), self._room(self._cap))
+            return
         if 2 * size < self._cap:
             return  # far from full: it says nothing about a full one
         if not self._doubling:
@@ -64,6 +69,9 @@ class AIMD:
         else:
             self._doubling = False
             self._grow(self._room(2 * size))
+
+    def _is_too_high(self) -> bool:
+        return self.latency.seconds(self._cap) > self.objective
 
     def _grow(self, rows: int) -> None:
         if rows > self._cap and self._fits(rows):

@@ -36,12 +36,13 @@ class LatencyModel:
 
     # State: the five weighted sums of the fit, the line that follows from them, the latest
     # residuals, the sorted copy of them with two quantiles, how many batches that copy
-    # lacks, the largest batch that was ever run, and how many batches in a row were far
-    # above (+) or below (-) the line.
+    # lacks, the largest batch that was ever run, how many batches in a row were far above
+    # (+) or below (-) the line, and what these took and should have.
 
     __slots__ = (
-        "_high", "_low", "_n", "_residuals", "_run", "_sorted", "_stale", "_x", "_xx",
-        "_xy", "_y", "batches", "fixed", "largest", "per_row", "spread",
+        "_high", "_low", "_n", "_residuals", "_run", "_run_expected", "_run_seconds",
+        "_sorted", "_stale", "_x", "_xx", "_xy", "_y", "batches", "fixed", "largest",
+        "per_row", "spread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -56,6 +57,7 @@ class LatencyModel:
         self._low = self._high = 0.0
         self.spread = 0.0  # seconds over the line that SAFE of the batches stay below
         self._run = 0
+        self._run_seconds = self._run_expected = 0.0
 
     def __repr__(self) -> str:
         line = f"{self.per_row * 1e6:.3g} us/row + {self.fixed * 1e3:.3g} ms"
@@ -91,7 +93,7 @@ class LatencyModel:
             residual = seconds - expected
             if batches >= ENOUGH:
                 if residual > self._high or residual < self._low:
-                    self._watch(residual, expected)
+                    self._watch(seconds, expected)
                 else:
                     self._run = 0
                 if seconds > OUTLIER * expected:
@@ -127,24 +129,31 @@ class LatencyModel:
         self._low = ordered[int((1.0 - SAFE) * count)]
         self.spread = max(0.0, self._high)
 
-    def _watch(self, residual: float, expected: float) -> None:
+    def _watch(self, seconds: float, expected: float) -> None:
         """Notice a model that became faster or slower from one batch to the next."""
+        residual = seconds - expected
         if abs(residual) <= FAR * expected:
             self._run = 0
-        elif residual > 0.0:
-            self._run = max(1, self._run + 1)
-        else:
-            self._run = min(-1, self._run - 1)
+            return
+        side = 1 if residual > 0.0 else -1
+        if self._run * side <= 0:
+            self._run = 0
+            self._run_seconds = self._run_expected = 0.0
+        self._run += side
+        self._run_seconds += seconds
+        self._run_expected += expected
         if abs(self._run) >= RUN:
-            self._forget()
+            self._forget(self._run_seconds / self._run_expected)
 
-    def _forget(self) -> None:
+    def _forget(self, ratio: float) -> None:
+        """Keep a little of the past, as if it had been `ratio` times as slow."""
         scale = JUMP * 100.0 / max(self._n, 100.0)
         self._n *= scale
         self._x *= scale
         self._xx *= scale
-        self._y *= scale
-        self._xy *= scale
+        self._y *= scale * ratio
+        self._xy *= scale * ratio
+        self.per_row *= ratio
         self._residuals.clear()
         self._sorted = [0.0]
         self._low = self._high = self.spread = 0.0

@@ -537,7 +537,11 @@ def test_batching_by_name_settings_or_record() -> None:
     assert batching_of("fixed", 8) == {"controller": "fixed", "max_batch_size": 8}
     assert batching_of({"controller": "none"}) == {"controller": "none"}
     record = BatchingSettings("aimd", 4)
-    assert batching_of(record) == {"controller": "aimd", "max_batch_size": 4}
+    assert batching_of(record) == {
+        "controller": "aimd",
+        "max_batch_size": 4,
+        "batch_wait": "auto",
+    }
     with pytest.raises(InvalidInput, match="batching must be"):
         batching_of(8)
 

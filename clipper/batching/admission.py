@@ -16,11 +16,11 @@ class Admission:
 
     seconds on the dispatcher's clock: when the next replica is free, and a batch of one
     row and the way back are over, and then at the best rate of all replicas together. A
-    row that has less time than that is refused when it comes.
+    row that has less time than that is refused when it comes. Nothing is refused while a
+    replica is idle, or where a replica's speed is not known.
     """
 
     # State: the two numbers, renewed whenever a replica was given or answered a batch.
-    # Where a replica's speed is not known, nothing is refused.
 
     __slots__ = ("earliest", "per_row")
 
@@ -32,10 +32,10 @@ class Admission:
         soonest, rate = float("inf"), 0.0
         for load in loads:
             latency = load.controller.latency
-            if latency is None or not latency.known:
+            if latency is None or not latency.known or not load.flights:
                 self.earliest = _NEVER
                 return
-            finish = load.start(now) + latency.fixed + latency.per_row + latency.spread
+            finish = load.start(now) + latency.fixed + latency.per_row
             if finish < soonest:
                 soonest = finish
             rate += load.rate

@@ -39,9 +39,10 @@ MAX_BATCH_BYTES = 32 * 1024 * 1024
 WIRE_SECONDS = 0.001
 MEMORY = 0.9
 
-# Where no row can be in time, one is evaluated all the same every so many seconds, to
-# learn whether the model has become faster.
-TRIAL_SECONDS = 1.0
+# Where no row can be in time, one is evaluated all the same, to learn whether the model has
+# become faster: after a pause of so many times what that takes, and of so many seconds.
+TRIAL_PAUSE = 4.0
+TRIAL_SECONDS = 0.05
 
 TICK = 0.001  # seconds: the finest step of an event loop's timers
 
@@ -191,6 +192,7 @@ class Dispatcher:
         waiting = self.queue.drain()
         while self._alone:
             waiting += self._alone.popleft()
+        self._hedging.waiting.clear()
         for work in waiting:
             work.fail(error)
         self._tell_idle()
@@ -252,12 +254,12 @@ class Dispatcher:
         if not load.flights and queue.rows < controller.cap and self._waits(load, now):
             return False
         drop, take = controller.plan(load.start(now) + self._way_back, queue)
-        if not take and not load.flights and now - load.used_at >= TRIAL_SECONDS:
+        if not take and not load.flights and self._is_trial_due(load, now):
             drop, take = 0, 1
         if drop:
             shed, dropped = queue.take(drop, sys.maxsize, now)
             self._drop(dropped, now)
-            self._shed(shed)
+            self._shed(shed, load, now)
         several = len(self.fleet.loads) > 1
         if take > 1 and several:
             take = self.fleet.share(load, min(take, queue.rows))
@@ -271,6 +273,10 @@ class Dispatcher:
                 self._hedging.sent(flight.batch.rows, controller.cap)
                 self._try_neglected(flight, now)
         return True
+
+    def _is_trial_due(self, load: ReplicaLoad, now: float) -> bool:
+        pause = max(TRIAL_SECONDS, TRIAL_PAUSE * load.predicted(1))
+        return now - load.used_at >= pause
 
     def _waits(self, load: ReplicaLoad, now: float) -> bool:
         """Whether the rows that wait should do so for others to come; if so, a timer ends
@@ -391,6 +397,8 @@ class Dispatcher:
         self._wait.answering(now, rows, self._arrived, latency)
         if self.queue.rows:
             self._send_all(now)  # first: the worker should not wait for the settling
+        else:
+            self.admission.renew(now, self.fleet.loads, self._way_back)
         self._settle(flight, outputs)
         settled = self._now()
         took = WIRE_SECONDS + settled - now
@@ -421,7 +429,8 @@ class Dispatcher:
         if flight.hedged:  # what another replica has as well can still succeed there
             left = [part for part in parts if not self._hedging.land(part)]
             parts = [part for part in left if not part.settled]
-        queued, alone, failed = recover(kind, parts, self._retry)
+        rows = flight.batch.rows
+        queued, alone, failed = recover(kind, parts, rows, self._retry)
         for part in queued:
             self.stats.retried_rows += part.rows
             self._resubmit(part)
@@ -442,10 +451,17 @@ class Dispatcher:
 
     # -- what is given up -----------------------------------------------------------------
 
-    def _shed(self, parts: list[Part]) -> None:
+    def _shed(self, parts: list[Part], load: ReplicaLoad, now: float) -> None:
+        """Give up what cannot be in time. Where the replica has long been idle it is not
+        for others that it cannot."""
+        alone = not load.flights and now - load.used_at > load.predicted(1)
         for part in parts:
-            self.stats.shed_rows += part.rows
-            part.fail(SHED)
+            if alone:
+                self.stats.expired_rows += part.rows
+                part.fail(EXPIRED)
+            else:
+                self.stats.shed_rows += part.rows
+                part.fail(SHED)
 
     def _drop(self, dropped: Sequence[Work], now: float) -> None:
         for work in dropped:

@@ -100,7 +100,7 @@ class LatencyModel:
                     seconds = OUTLIER * expected
             self._residuals.append(residual)
             self._stale += 1
-            if self._stale >= REFRESH or batches < ENOUGH:
+            if self._stale >= REFRESH or len(self._residuals) < ENOUGH:
                 self._sort()
         self.batches += 1
         if rows > self.largest:
@@ -158,4 +158,3 @@ class LatencyModel:
         self._sorted = [0.0]
         self._low = self._high = self.spread = 0.0
         self._stale = self._run = 0
-        self.batches = 1

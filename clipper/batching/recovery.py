@@ -29,8 +29,9 @@ class Recovery(NamedTuple):
     failed: Sequence[Job | Slice] = ()
 
 
-def recover(kind: FailureKind, parts: Parts, retry: bool) -> Recovery:
-    """`retry` is false for a model whose rows must not be evaluated twice."""
+def recover(kind: FailureKind, parts: Parts, batch_rows: int, retry: bool) -> Recovery:
+    """`parts` are what is left to be settled of a batch of `batch_rows` rows; `retry` is
+    false for a model whose rows must not be evaluated twice."""
     if kind is FailureKind.RETURNED:
         # nothing happened to them; what was suspect before waits alone
         return Recovery(
@@ -45,6 +46,8 @@ def recover(kind: FailureKind, parts: Parts, retry: bool) -> Recovery:
             alone=[[row] for row in rows if row.attempts <= RETRIES],
             failed=[row for row in rows if row.attempts > RETRIES],
         )
-    if kind is FailureKind.RAISED and retry and sum(part.rows for part in parts) > 1:
-        return Recovery(alone=halves(parts))
+    if kind is FailureKind.RAISED and retry and batch_rows > 1:
+        left = sum(part.rows for part in parts)
+        # where other rows of the batch may be to blame, one that is left is not yet
+        return Recovery(alone=halves(parts) if left > 1 else [parts] if left else ())
     return Recovery(failed=parts)

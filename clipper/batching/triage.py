@@ -32,25 +32,25 @@ def choose(latency: LatencyModel, now: float, backlog: Backlog, limit: int) -> P
 def _most_goodput(latency: LatencyModel, now: float, backlog: Backlog, limit: int) -> Plan:
     slack = np.array(backlog.deadlines(MOST_ROWS)) - now
     each = -(-len(slack) // MOST_DEADLINES)  # rows that one looked-at deadline stands for
-    slack = slack[::each]
+    thin = slack[::each]
     sizes = _grid(limit)
     residuals = np.array(latency.residuals())
     seconds = latency.fixed + latency.per_row * sizes
-    median = residuals[len(residuals) // 2]
-    hopeless = np.searchsorted(slack, seconds + median)
-    in_time = np.searchsorted(residuals, slack[None, :] - seconds[:, None]) / len(residuals)
-    sums = np.zeros((len(sizes), len(slack) + 1))
+    hopeless = np.searchsorted(slack, seconds + residuals[len(residuals) // 2])
+    first = np.minimum(-(-hopeless // each), len(thin))
+    last = np.minimum(first + np.maximum(1, sizes // each), len(thin))
+    in_time = np.searchsorted(residuals, thin[None, :] - seconds[:, None]) / len(residuals)
+    sums = np.zeros((len(sizes), len(thin) + 1))
     np.cumsum(in_time, axis=1, out=sums[:, 1:])
-    last = np.minimum(hopeless + np.maximum(1, sizes // each), len(slack))
     tried = np.arange(len(sizes))
-    answers = sums[tried, last] - sums[tried, hopeless]
+    answers = sums[tried, last] - sums[tried, first]
     costs = seconds + max(0.0, float(residuals.mean()))
     best = int(np.argmax(answers / np.maximum(costs, 1e-9)))
     if answers[best] <= 0.0:
         # none can be in time; a batch that ran all the same would be work in vain
         late = int(np.searchsorted(slack, latency.seconds(1)))
-        return Plan(min(backlog.rows, max(1, late * each)), 0)
-    drop = min(int(hopeless[best]) * each, backlog.rows - 1)
+        return Plan(min(backlog.rows, max(1, late)), 0)
+    drop = min(int(hopeless[best]), backlog.rows - 1)
     return Plan(drop, max(1, min(int(sizes[best]), backlog.rows - drop)))
 
 

@@ -83,16 +83,28 @@ def test_what_comes_in_one_turn_rides_in_one_batch(bench: Bench) -> None:
     assert bench.dispatcher.in_flight == {}
 
 
-def test_a_replica_gets_two_batches_and_the_rest_waits(bench: Bench) -> None:
+def test_a_second_batch_goes_ahead_only_when_it_is_full(bench: Bench) -> None:
     waiters = [bench.job(value) for value in range(10)]
     bench.loop.turn()
     assert [len(rows) for rows in bench.replica.seen] == [4, 4]
     assert bench.dispatcher.queue.rows == 2
+    bench.answer(seconds=0.01)
+    assert [len(rows) for rows in bench.replica.seen] == [4, 4]
+    waiters.append(bench.job(10))  # it may still join the two
+    bench.answer(seconds=0.01)
+    assert [len(rows) for rows in bench.replica.seen] == [4, 4, 3]
     bench.answer()
-    assert [len(rows) for rows in bench.replica.seen] == [4, 4, 2]
-    bench.answer()
-    bench.answer()
-    assert [waiter.output for waiter in waiters] == [b"%d" % i for i in range(10)]
+    assert [waiter.output for waiter in waiters] == [b"%d" % i for i in range(11)]
+
+
+def test_where_batches_cost_next_to_nothing_any_goes_ahead(bench: Bench) -> None:
+    bench.job(0)
+    bench.loop.turn()
+    bench.answer(seconds=0.0001)
+    for value in (1, 2):
+        bench.job(value)
+        bench.loop.turn()
+    assert bench.replica.seen[1:] == [[[1.0]], [[2.0]]]
 
 
 def test_wake_without_work_schedules_nothing(bench: Bench) -> None:
@@ -208,6 +220,9 @@ def test_rows_that_the_controller_gives_up_are_shed_at_once(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:
     bench = Bench(clock, fake_loop, Shedding(1.0, 2))
+    bench.job(-1)
+    fake_loop.turn()
+    bench.answer()  # just now: whoever is given up is so because of others
     expired = bench.job(0, slo=0.0)
     shed = [bench.job(1), bench.job(2)]
     waiter, _ = bench.block([3, 4, 5])
@@ -217,6 +232,16 @@ def test_rows_that_the_controller_gives_up_are_shed_at_once(
     bench.answer()
     assert waiter.rows is not None and waiter.rows.count(SHED) == bench.stats.shed_rows - 2
     assert bench.dispatcher.queue.rows == 0
+
+
+def test_what_an_idle_replica_could_not_do_in_time_is_not_for_others(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    bench = Bench(clock, fake_loop, Shedding(1.0, 2))
+    waiters = [bench.job(value) for value in range(4)]
+    fake_loop.turn()
+    assert [w.output for w in waiters] == [EXPIRED, EXPIRED, None, None]
+    assert (bench.stats.expired_rows, bench.stats.shed_rows) == (2, 0)
 
 
 def test_dead_work_does_not_pile_up_while_no_replica_has_room(bench: Bench) -> None:
@@ -267,11 +292,10 @@ def test_after_a_death_the_rows_are_retried_each_alone(bench: Bench) -> None:
     assert bench.stats.retried_rows == 5
     assert bench.replica.seen[2:] == [[[1.0]], [[2.0]]]
     bench.answer()
-    bench.replica.fail(FailureKind.CRASHED)  # the second row kills; the third had not begun
-    bench.fail(FailureKind.RETURNED)
+    bench.fail(FailureKind.CRASHED)  # the second row kills
     while bench.replica.batches:
         bench.answer()
-    assert bench.replica.seen[4:] == [[[3.0]], [[4.0]], [[3.0]], [[5.0]]]
+    assert bench.replica.seen[4:] == [[[3.0]], [[4.0]], [[5.0]]]
     assert single.output == b"1"
     assert waiter.rows == [DIED, b"3", b"4"]
     assert later.output == b"5"

@@ -29,11 +29,11 @@ class Pair:
     def __init__(self, clock: ManualClock, loop: FakeLoop) -> None:
         self.clock, self.loop = clock, loop
         self.first, self.second = FakeReplica(), FakeReplica()
-        ready = (self.first, self.second)
+        self.ready: tuple[FakeReplica, ...] = (self.first, self.second)
         self.dispatcher = Dispatcher(
             InputType.DOUBLES,
             Fixed(1.0, 2),
-            lambda: ready,
+            lambda: self.ready,
             clock=clock,
             call_soon=loop.call_soon,
             call_later=loop.call_later,
@@ -68,28 +68,46 @@ def test_the_rest_of_a_copied_batch_is_not_blamed_for_what_was_copied(
     assert good.output == b"[2.0]"
 
 
+def copies_that_wait(pair: Pair) -> None:
+    """Come to where both replicas are busy and late, and copies wait for them."""
+    for _ in range(200):  # until the budget is enough for a batch
+        pair.job(1), pair.job(2)
+        pair.turn()
+        for replica in pair.ready:
+            while replica.batches:
+                replica.answer()
+        pair.clock.move(0.001)
+    for _ in range(4):
+        pair.job(1), pair.job(2)
+        pair.turn()
+    pair.loop.advance(0.1)
+    assert pair.dispatcher._hedging.waiting
+
+
 def test_a_closed_dispatcher_keeps_no_flight_that_waited_for_a_copy(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:
     pair = Pair(clock, fake_loop)
-    hedging = pair.dispatcher._hedging
-    for _ in range(200):  # until the budget is enough for a batch
-        pair.job(1), pair.job(2)
-        pair.turn()
-        for replica in (pair.first, pair.second):
-            while replica.batches:
-                replica.answer()
-        clock.move(0.001)
-    for _ in range(4):
-        pair.job(1), pair.job(2)
-        pair.turn()
-    fake_loop.advance(0.1)
-    assert hedging.waiting, "both replicas are busy, so the copy waits"
-    for replica in (pair.first, pair.second):
+    copies_that_wait(pair)
+    for replica in pair.ready:
         replica.fail(FailureKind.HUNG)
         replica.fail(FailureKind.RETURNED)
     pair.dispatcher.close(RowError("unavailable", "stopped"))
-    assert not hedging.waiting
+    assert not pair.dispatcher._hedging.waiting
+    assert not pair.dispatcher.in_flight
+
+
+def test_a_last_replica_leaves_no_flight_that_waits_for_a_copy(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    pair = Pair(clock, fake_loop)
+    copies_that_wait(pair)
+    pair.ready = (pair.first,)
+    for replica in (pair.first, pair.second):
+        while replica.batches:
+            replica.answer()
+    pair.turn()
+    assert not pair.dispatcher._hedging.waiting
     assert not pair.dispatcher.in_flight
 
 

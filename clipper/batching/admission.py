@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from clipper.batching.load import ReplicaLoad
 
-_NEVER = float("-inf")
+_NEVER, _ALWAYS = float("-inf"), float("inf")
 
 
 class Admission:
@@ -29,15 +29,16 @@ class Admission:
         self.per_row = 0.0
 
     def renew(self, now: float, loads: Iterable[ReplicaLoad], way_back: float) -> None:
-        soonest, rate = float("inf"), 0.0
+        self.earliest = _NEVER
+        soonest, rate = _ALWAYS, 0.0
         for load in loads:
             latency = load.controller.latency
-            if latency is None or not latency.known or not load.flights:
-                self.earliest = _NEVER
+            if not load.flights or latency is None or not latency.known:
                 return
             finish = load.start(now) + latency.fixed + latency.per_row
             if finish < soonest:
                 soonest = finish
             rate += load.rate
-        self.earliest = soonest + way_back if rate > 0.0 else _NEVER
-        self.per_row = 1.0 / rate if rate > 0.0 else 0.0
+        if rate > 0.0:
+            self.earliest = soonest + way_back
+            self.per_row = 1.0 / rate

@@ -224,11 +224,12 @@ class Dispatcher:
     def _dispatch(self) -> None:
         self._scheduled = False
         now = self._now()
-        self._wait.look(now, self._arrived)
+        if self._wait.active:
+            self._wait.look(now, self._arrived)
         ready = self._replicas()
         if ready is not self.fleet.replicas:
             self.fleet.renew(ready)
-        if len(ready) > 1 and self._retry:
+        if self._retry and (len(ready) > 1 or self._hedging.waiting):
             self._hedge(now)
         self._send_all(now)
         if self._idle is not None:
@@ -251,7 +252,7 @@ class Dispatcher:
     def _send_next(self, load: ReplicaLoad, now: float) -> bool:
         """Send the next batch to the replica; false if it should wait to become fuller."""
         queue, controller = self.queue, load.controller
-        if not load.flights and queue.rows < controller.cap and self._waits(load, now):
+        if self._wait.active and not load.flights and self._waits(load, now):
             return False
         drop, take = controller.plan(load.start(now) + self._way_back, queue)
         if not take and not load.flights and self._is_trial_due(load, now):
@@ -268,7 +269,8 @@ class Dispatcher:
             self._drop(dropped, now)
         if taken:
             flight = self._send(load, taken, now)
-            self._wait.taken(now, queue.rows)
+            if self._wait.active:
+                self._wait.taken(now, queue.rows)
             if several and self._retry:
                 self._hedging.sent(flight.batch.rows, controller.cap)
                 self._try_neglected(flight, now)
@@ -281,12 +283,14 @@ class Dispatcher:
     def _waits(self, load: ReplicaLoad, now: float) -> bool:
         """Whether the rows that wait should do so for others to come; if so, a timer ends
         that."""
-        rows, latency = self.queue.rows, load.controller.latency
-        until = self._wait.until(now, rows, self._arrived, latency)
+        rows, cap, latency = self.queue.rows, load.controller.cap, load.controller.latency
+        until = now
+        if rows < cap:
+            until = self._wait.until(now, rows, self._arrived, latency)
         if until <= now:
             return False
         # no row may become late by this, though others join it and the timer is late
-        joined = load.predicted(min(2 * rows, load.controller.cap)) + load.spread
+        joined = load.predicted(min(2 * rows, cap)) + load.spread
         latest = self.queue.head - self._way_back - joined - TICK
         if load.start(now) >= latest:
             return False

@@ -88,10 +88,14 @@ class ReplicaLoad:
         is expected to take as much longer as it is late already."""
         if not self.flights:
             return now
-        return max(self.free_at, now) + max(0.0, now - self.flights[0].due)
+        late = now - self.flights[0].due
+        if late <= 0.0:
+            return self.free_at
+        return max(self.free_at, now) + late
 
     def sent(self, flight: Flight, now: float) -> None:
-        flight.due = self.free_at = self.start(now) + self.predicted(flight.batch.rows)
+        free_at = self.start(now) + self.predicted(flight.batch.rows)
+        flight.due = self.free_at = free_at
         self.flights.append(flight)
         self.used_at = now
 

@@ -34,7 +34,11 @@ BURST = 2.0  # times the usual rate, that they come at if it is because of the a
 
 
 class BatchWait(Protocol):
-    """`arrived` counts all rows that have ever come."""
+    """`arrived` counts all rows that have ever come. While `active` is false nothing waits,
+    and neither `look` nor `until` need be called."""
+
+    @property
+    def active(self) -> bool: ...
 
     def answering(
         self, now: float, rows: int, arrived: int, latency: LatencyModel | None
@@ -71,6 +75,7 @@ class FixedWait:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self.active = seconds > 0.0
         # All mutable state: when the first of the rows that wait was seen, if any was.
         self._since: float | None = None
 
@@ -104,17 +109,18 @@ class LearnedWait:
     """Waits for clients that were just answered, where the rule above says that it pays."""
 
     # State: of the batch that was answered last, its rows, when it came back, until when
-    # its clients are expected, and how many rows had come before it and had come when
-    # last looked; `_open` until that time is over. Of all batches, forgetting: their
-    # number, rows, the rows that came back in time, the seconds from one to the next,
-    # and the mean of how many seconds the last of the rows took to come back.
+    # its clients are expected, how many rows had come before it and had come when last
+    # looked, and how many will have when its clients are back; `active` until that time
+    # is over. Of all batches, forgetting: their number, rows, the rows that came back in
+    # time, the seconds from one to the next, and the mean of how many seconds the last of
+    # the rows took to come back.
 
     def __init__(self) -> None:
         self._rows = 0
         self._at = self._end = float("-inf")
         self._window = SHORTEST
-        self._before = self._seen = 0
-        self._open = False
+        self._before = self._seen = self._back = 0
+        self.active = False
         self._batches = 0.0
         self._answered = self._returned = self._span = 1e-9
         self._soon = SOON
@@ -122,16 +128,18 @@ class LearnedWait:
     def answering(
         self, now: float, rows: int, arrived: int, latency: LatencyModel | None
     ) -> None:
-        if self._open:
+        if self.active:
             self._close()
+        if latency is None or latency.fixed * WORTH <= SOON:
+            return  # it can never pay
         self._span = MEMORY * self._span + min(1.0, now - self._at)
         self._at = now
         self._rows = rows
         self._before = self._seen = arrived
-        if latency is not None:
-            self._window = min(LONGEST, max(SHORTEST, latency.fixed))
+        self._back = arrived + self._returning()
+        self._window = min(LONGEST, max(SHORTEST, latency.fixed))
         self._end = now + self._window
-        self._open = True
+        self.active = True
 
     def answered(self, now: float) -> None:
         self._end = now + self._window
@@ -140,22 +148,21 @@ class LearnedWait:
         """It is not the rows that count here, but who is still to come."""
 
     def look(self, now: float, arrived: int) -> None:
-        if not self._open:
+        if not self.active:
             return
         if now > self._end:
             self._close()
             return
-        back = self._before + self._returning()
-        if self._seen < back <= arrived:
+        if self._seen < self._back <= arrived:
             self._soon += (1.0 - MEMORY) * (now - self._at - self._soon)
         self._seen = arrived
 
     def until(
         self, now: float, rows: int, arrived: int, latency: LatencyModel | None
     ) -> float:
-        if not self._open or latency is None or not self._is_burst():
+        if not self.active or arrived >= self._back:
             return now
-        if arrived >= self._before + self._returning():
+        if latency is None or not self._is_burst():
             return now
         left = max(SOON, self._at + self._soon - now)
         return self._end if left < WORTH * latency.fixed else now
@@ -172,9 +179,9 @@ class LearnedWait:
         return self._returned >= BURST * usual * self._batches
 
     def _close(self) -> None:
-        self._open = False
+        self.active = False
         returned = min(self._rows, self._seen - self._before)
-        if returned < self._returning():
+        if self._seen < self._back:
             self._soon += (1.0 - MEMORY) * (self._window - self._soon)
         self._batches = MEMORY * self._batches + 1.0
         self._answered = MEMORY * self._answered + self._rows

@@ -33,10 +33,11 @@ from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output
 # keeps the pipe and the memory of both ends busy for long.
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 
-# What the way of an answer through sockets and event loops on both sides may take, in
-# seconds; how long the settling of a batch takes is measured and comes on top, with this
-# weight of what was known in what is.
-WIRE_SECONDS = 0.001
+# What the way of an answer through sockets and event loops on both sides may take: this
+# share of a batch's objective, within bounds in seconds. How long the settling of a batch
+# takes is measured and comes on top, with this weight of what was known in what is.
+WIRE_SHARE = 0.1
+LEAST_WIRE, MOST_WIRE = 0.0002, 0.002
 MEMORY = 0.9
 
 # Where no row can be in time, one is evaluated all the same, to learn whether the model has
@@ -123,7 +124,7 @@ class Dispatcher:
         self._hedging = Hedging()
         self._alone: deque[list[Job | Slice]] = deque()
         self._arrived = 0
-        self._way_back = WIRE_SECONDS
+        self._settling = 0.0
         self._scheduled = False
         self._timer: Timer | None = None
         self._timer_due = 0.0
@@ -135,6 +136,12 @@ class Dispatcher:
     def controller(self) -> BatchController:
         """That of the first replica."""
         return self.fleet.controller
+
+    @property
+    def _way_back(self) -> float:
+        """Seconds from a batch's answer until a client has its own."""
+        wire = WIRE_SHARE * self.controller.objective
+        return self._settling + min(MOST_WIRE, max(LEAST_WIRE, wire))
 
     # -- what comes -----------------------------------------------------------------------
 
@@ -405,8 +412,7 @@ class Dispatcher:
             self.admission.renew(now, self.fleet.loads, self._way_back)
         self._settle(flight, outputs)
         settled = self._now()
-        took = WIRE_SECONDS + settled - now
-        self._way_back += (1.0 - MEMORY) * (took - self._way_back)
+        self._settling += (1.0 - MEMORY) * (settled - now - self._settling)
         self._wait.answered(settled)
 
     def _settle(self, flight: Flight, outputs: list[Output]) -> None:

@@ -7,9 +7,10 @@ To wait w seconds until all are back leaves the replica idle for w, and saves th
 c of one batch in every round: it pays while w < c.
 
 Clients that come independently of answers gain nothing by that, whatever c is: what comes
-while a batch runs is the next batch. They are told apart by the rate right after an
-answer, which is then no higher than it is at other times. Where batches cost by the row
-alone, c is about 0 and nothing ever waits.
+while a batch runs is the next batch. They are told apart in two ways: right after an answer
+they come no more often than at other times, and how many come then says nothing of how
+many were answered. Where batches cost by the row alone, c is about 0 and nothing ever
+waits.
 
 Crankshaw et al., "Clipper" (NSDI 2017), section 4.3.2 has a fixed wait; BATCH (Ali et al.,
 SC 2020) computes one from the arrivals, and Symphony (Chen et al., 2023) defers to the
@@ -30,7 +31,12 @@ SHORTEST, LONGEST = 0.0005, 0.01
 MEMORY = 0.9  # weight of earlier batches in what is known of returning clients
 SOON = 0.0003  # seconds until all of them are back, before that was ever seen
 WORTH = 0.8  # of the fixed cost, that waiting may take at most
+PATIENCE = 2.0  # times what they took on average, before those who are missing are let be
 BURST = 2.0  # times the usual rate, that they come at if it is because of the answer
+# How far the number of those who come back may be off the expected one, on average: as a
+# part of the standard deviation of a Poisson process, whose mean deviation is 0.8 of it,
+# and as a part of the number itself.
+STRAY_DEVIATION, STRAY_SHARE = 0.5, 0.02
 
 
 class BatchWait(Protocol):
@@ -112,8 +118,8 @@ class LearnedWait:
     # its clients are expected, how many rows had come before it and had come when last
     # looked, and how many will have when its clients are back; `active` until that time
     # is over. Of all batches, forgetting: their number, rows, the rows that came back in
-    # time, the seconds from one to the next, and the mean of how many seconds the last of
-    # the rows took to come back.
+    # time, how far their number was off, the seconds from one batch to the next, and the
+    # mean of how many seconds the last of the rows took to come back.
 
     def __init__(self) -> None:
         self._rows = 0
@@ -123,6 +129,7 @@ class LearnedWait:
         self.active = False
         self._batches = 0.0
         self._answered = self._returned = self._span = 1e-9
+        self._strayed = 0.0
         self._soon = SOON
 
     def answering(
@@ -165,7 +172,9 @@ class LearnedWait:
         if latency is None or not self._is_burst():
             return now
         left = max(SOON, self._at + self._soon - now)
-        return self._end if left < WORTH * latency.fixed else now
+        if left >= WORTH * latency.fixed:
+            return now
+        return min(self._end, self._at + PATIENCE * self._soon)
 
     def _returning(self) -> int:
         """How many of the clients answered last will at least ask again at once."""
@@ -174,13 +183,18 @@ class LearnedWait:
         return int(self._rows * share - varies + 0.5)
 
     def _is_burst(self) -> bool:
-        """Whether more come right after an answer than at other times."""
+        """Whether it is because of the answers that rows come after them."""
         usual = self._answered / self._span * self._soon
-        return self._returned >= BURST * usual * self._batches
+        returned = self._returned / self._batches if self._batches else 0.0
+        off = STRAY_DEVIATION * math.sqrt(returned) + STRAY_SHARE * returned
+        return returned >= BURST * usual and self._strayed <= off * self._batches
 
     def _close(self) -> None:
         self.active = False
-        returned = min(self._rows, self._seen - self._before)
+        came = self._seen - self._before
+        returned = min(self._rows, came)
+        share = min(1.0, self._returned / self._answered)
+        self._strayed = MEMORY * self._strayed + abs(came - share * self._rows)
         if self._seen < self._back:
             self._soon += (1.0 - MEMORY) * (self._window - self._soon)
         self._batches = MEMORY * self._batches + 1.0

@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 from fakes_http import TOKEN, Answer, FakeServer
 
+from clipper.batching.registry import CONTROLLERS
 from clipper.cli import main
 from clipper.cli.applications import _INPUT_TYPES
+from clipper.cli.models import _CONTROLLERS
 from clipper.inputs import InputType
 
 ANSWER = {"query_id": "q1", "output": 6.6, "default": False}
@@ -92,6 +94,10 @@ def test_the_server_says_no(run: Run, server: FakeServer) -> None:
         ["deploy", "json:nothing"],
         ["deploy", "json:dumps", "--env", "A"],
         ["deploy", "json:dumps", "--memory-limit", "much"],
+        ["deploy", "json:dumps", "--batch-wait", "long"],
+        ["deploy", "json:dumps", "--batch-wait", "-1"],
+        ["deploy", "json:dumps", "--batch-wait", "nan"],
+        ["deploy", "json:dumps", "--max-batch-size", "0"],
     ],
 )
 def test_wrong_usage(run: Run, server: FakeServer, arguments: list[str]) -> None:
@@ -115,6 +121,10 @@ def test_no_server(arguments: list[str]) -> None:
 
 def test_the_input_types_in_the_help_are_those_there_are() -> None:
     assert ", ".join(kind.value for kind in InputType) in _INPUT_TYPES
+
+
+def test_the_controllers_in_the_help_are_those_there_are() -> None:
+    assert ", ".join(CONTROLLERS) == _CONTROLLERS
 
 
 def test_help_loads_neither_the_client_nor_the_server() -> None:
@@ -404,6 +414,7 @@ def test_deploy_a_function_of_a_module(
         *("deploy", "cli_models:total", "--version", "3", "--example", "[1.0]"),
         *("--env", "A=b=c", "--memory-limit", "2G", "--replicas", "2", "--no-retry"),
         *("--label", "x", "--max-batch-size", "8", "--batching", "fixed"),
+        *("--batch-wait", "2.5"),
     )
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.splitlines()[0] == "total:3: packaging the function"
@@ -413,7 +424,11 @@ def test_deploy_a_function_of_a_module(
     assert (manifest["model_name"], manifest["model_version"]) == ("total", "3")
     assert manifest["environment"] == {"A": "b=c"}
     assert (manifest["memory_limit"], manifest["retry"]) == (2 * 10**9, False)
-    assert manifest["batching"] == {"controller": "fixed", "max_batch_size": 8}
+    assert manifest["batching"] == {
+        "controller": "fixed",
+        "max_batch_size": 8,
+        "batch_wait": 2.5,
+    }
     assert (manifest["num_replicas"], manifest["labels"]) == (2, ["x"])
     assert manifest["example"] == [1.0]
 
@@ -430,7 +445,9 @@ def test_deploy_a_function_of_a_file(run: Run, server: FakeServer, tmp_path: Pat
     )
     result = run("deploy", "folder/cli_file.py:model.predict", "--name", "m", "--quiet")
     assert (result.exit_code, result.output) == (0, "")
-    assert json.loads(server.last.body["manifest"][1])["model_name"] == "m"
+    manifest = json.loads(server.last.body["manifest"][1])
+    assert manifest["model_name"] == "m"
+    assert manifest["batching"] == {"controller": "aimd", "batch_wait": "auto"}
 
 
 def test_a_module_that_raises(run: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import inf, nan
 from typing import Any
 
 import click
@@ -22,6 +23,10 @@ from clipper.cli.common import (
 _REASON_WIDTH = 60  # of the column that says why a version does not answer
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
+# As in clipper.batching.registry, which would bring numpy along; a test holds them
+# together. The server may know more, and says so if it does not.
+_CONTROLLERS = "aimd, goodput, quantile, fixed, none"
+
 
 def parse_bytes(text: str) -> int:
     """A number of bytes, as 512M or 2G."""
@@ -29,6 +34,19 @@ def parse_bytes(text: str) -> int:
     if found is None:
         raise click.BadParameter(f"{text!r} is no size; say 512M or 2G")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def parse_wait(text: str) -> float | str:
+    """Milliseconds that a batch may wait, or `auto`."""
+    if text == "auto":
+        return text
+    try:
+        wait = float(text)
+    except ValueError:
+        wait = nan
+    if not 0.0 <= wait < inf:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number of milliseconds")
+    return wait
 
 
 @click.command()
@@ -46,9 +64,26 @@ def parse_bytes(text: str) -> int:
     help="An input to answer before it goes live.",
 )
 @click.option(
-    "--batching", default="aimd", show_default=True, help="How batches are sized."
+    "--batching",
+    default="aimd",
+    show_default=True,
+    metavar="CONTROLLER",
+    help=f"What sizes the batches: {_CONTROLLERS}.",
 )
-@click.option("--max-batch-size", type=click.IntRange(min=1), metavar="ROWS")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(min=1),
+    metavar="ROWS",
+    help="Bound of every controller; with fixed, the size itself.",
+)
+@click.option(
+    "--batch-wait",
+    type=parse_wait,
+    metavar="auto|MS",
+    default="auto",
+    show_default=True,
+    help="How long a batch may wait to become fuller.",
+)
 @click.option("--label", "labels", multiple=True, help="A label; several are allowed.")
 @click.option(
     "--env", "environment", multiple=True, metavar="KEY=VALUE", help="For its workers."
@@ -72,6 +107,7 @@ def deploy(
     example: Any,
     batching: str,
     max_batch_size: int | None,
+    batch_wait: float | str,
     labels: tuple[str, ...],
     environment: tuple[str, ...],
     memory_limit: int | None,
@@ -96,7 +132,7 @@ def deploy(
             input_type,
             list(labels),
             num_replicas=replicas,
-            batching=batching,
+            batching={"controller": batching, "batch_wait": batch_wait},
             max_batch_size=max_batch_size,
             example=example,
             retry=not no_retry,

@@ -45,7 +45,7 @@ def parse_wait(text: str) -> float | str:
     except ValueError:
         wait = nan
     if not 0.0 <= wait < inf:
-        raise click.BadParameter(f"{text!r} is neither auto nor a number of milliseconds")
+        raise click.BadParameter(f"{text!r} is neither auto nor milliseconds, 0 or more")
     return wait
 
 

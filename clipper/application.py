@@ -35,6 +35,9 @@ from clipper.values import ModelId, Output, Prediction, RowError
 
 NOBODY = Subject()
 
+MOST_TAILS = 32
+_DEFAULT_TAIL = b'","output":%b,"default":true,"default_explanation":%b}'
+
 GONE = RowError("unavailable", "The application was deleted")
 
 # The class of the error that a failed query becomes where there is no default output.
@@ -86,6 +89,7 @@ class Application:
         self._policy = make_policy(record.policy)
         self._state: Any = self._policy.init(())
         self._default = self._default_text(record)
+        self._default_tails: dict[str, bytes] = {}
         self._unanswered = self._ids.stamp(record.number, record.policy_generation, 0, 0.0)
 
     def _default_text(self, record: ApplicationRecord) -> bytes | None:
@@ -160,8 +164,13 @@ class Application:
             return query
         payload, shape = row
         if not (cache and self.caching):
+            dispatcher = model.dispatcher
+            refusal = dispatcher.refusal(deadline)
+            if refusal is not None:
+                query.job_done(refusal)
+                return query
             query.job = job = Job(payload, shape, deadline, query)
-            model.submit(job)
+            dispatcher.accept(job)
         else:
             key = (
                 model.exact_prefix + payload
@@ -211,7 +220,8 @@ class Application:
                 batch.row_done(index, hit)
                 continue
             started = self._join_or_start(model, key, row, batch.deadline, waiter)
-            batch.jobs.append((started, waiter))
+            if started is not None:
+                batch.jobs.append((started, waiter))
         if not batch.settled:
             self.deadlines.watch(batch)
         return batch
@@ -287,16 +297,22 @@ class Application:
 
     def _join_or_start(
         self, model: Model, key: bytes, row: Row, deadline: float, waiter: Query | RowWaiter
-    ) -> Job:
-        """Single flight: wait for the evaluation of this key, or begin it."""
+    ) -> Job | None:
+        """Single flight: wait for the evaluation of this key, or begin it, unless it is
+        refused, of which the waiter is told."""
         job = self._cache.join(key)
         if job is not None:
             if job.join(waiter, deadline):
                 model.dispatcher.promote(job)
             return job
+        dispatcher = model.dispatcher
+        refusal = dispatcher.refusal(deadline)
+        if refusal is not None:
+            waiter.job_done(refusal)
+            return None
         job = Job(row.payload, row.shape, deadline, waiter, key, model)
         self._cache.begin(key, job)
-        model.submit(job)
+        dispatcher.accept(job)
         return job
 
     # -- answers ------------------------------------------------------------------------
@@ -344,6 +360,21 @@ class Application:
         if error.code == "overloaded" and self.record.on_overload == "reject":
             return None
         return self._default
+
+    def default_tail(self, error: RowError) -> bytes | None:
+        """What follows the query id in an answer with the default output, for the few
+        causes there are made only once; None where the error must be told."""
+        tail = self._default_tails.get(error.cause)
+        if tail is None or error.code == "overloaded":
+            default = self.default_for(error)
+            if default is None:
+                return None
+            if tail is None:
+                cause = msgspec.json.encode(error.cause)
+                tail = _DEFAULT_TAIL % (default, cause)
+                if len(self._default_tails) < MOST_TAILS:
+                    self._default_tails[error.cause] = tail
+        return tail
 
     def error_for(self, error: RowError) -> ClipperError:
         return _ERRORS.get(error.code, ModelFailed)(error.cause)

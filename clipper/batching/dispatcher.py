@@ -147,30 +147,38 @@ class Dispatcher:
 
     def submit(self, work: Work) -> None:
         """Queue work, or settle it at once where it could only wait in vain."""
-        queue, admission = self.queue, self.admission
-        waiting = queue.rows
-        if work.deadline < admission.earliest + waiting * admission.per_row:
-            self._refuse(work, REFUSED)
-        elif self._closed is not None:
-            work.fail(self._closed)
-        elif waiting + work.rows > self._limit and self._full(work.rows):
-            self._refuse(work, FULL)
+        refusal = self.refusal(work.deadline, work.rows)
+        if refusal is None:
+            self.accept(work)
         else:
-            self._arrived += work.rows
-            queue.push(work)
-            if not self._scheduled:
-                self._scheduled = True
-                self._call_soon(self._dispatch)
+            work.fail(refusal)
+
+    def refusal(self, deadline: float, rows: int = 1) -> RowError | None:
+        """Why that many rows with this deadline cannot be taken now, if so; counted."""
+        waiting, admission = self.queue.rows, self.admission
+        if deadline < admission.earliest + waiting * admission.per_row:
+            self.stats.refused_rows += rows
+            return REFUSED
+        if self._closed is not None:
+            return self._closed
+        if waiting + rows > self._limit and self._full(rows):
+            self.stats.refused_rows += rows
+            return FULL
+        return None
+
+    def accept(self, work: Work) -> None:
+        """Queue work that was not refused."""
+        self._arrived += work.rows
+        self.queue.push(work)
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._dispatch)
 
     def _full(self, rows: int) -> bool:
         self.prune()  # what waits in vain must not keep others out
         # an empty queue takes a request of any size that was let in at the door
         waiting = self.queue.rows
         return waiting > 0 and waiting + rows > self._limit
-
-    def _refuse(self, work: Work, error: RowError) -> None:
-        self.stats.refused_rows += work.rows
-        work.fail(error)
 
     def _resubmit(self, work: Work) -> None:
         """Queue work that was let in before."""

@@ -22,11 +22,9 @@ def prediction_answer(query: Query) -> tuple[int, bytes]:
             output,
         )
     application = query.application
-    if isinstance(output, RowError):
-        default = application.default_for(output)
-        if default is None:
-            error = application.error_for(output)
-            return error.status, _encode(error.body())
+    if isinstance(output, RowError) and application.default_tail(output) is None:
+        error = application.error_for(output)
+        return error.status, _encode(error.body())
     return 200, _row(application, query.issue_id(), output)
 
 
@@ -52,18 +50,14 @@ def _row(application: Application, query_id: bytes, output: Output) -> bytes:
             query_id,
             application.text(output),
         )
-    default = application.default_for(output)
-    if default is None:
-        error = application.error_for(output)
-        return b'{"query_id":"%b","error":%b,"cause":%b}' % (
-            query_id,
-            _encode(error.code),
-            _encode(error.cause),
-        )
-    return b'{"query_id":"%b","output":%b,"default":true,"default_explanation":%b}' % (
+    tail = application.default_tail(output)
+    if tail is not None:
+        return b'{"query_id":"' + query_id + tail
+    error = application.error_for(output)
+    return b'{"query_id":"%b","error":%b,"cause":%b}' % (
         query_id,
-        default,
-        _encode(output.cause),
+        _encode(error.code),
+        _encode(error.cause),
     )
 
 

@@ -32,6 +32,7 @@ from clipper.frontend.answers import (
 from clipper.frontend.gate import HEAD_TOO_LARGE, error_headers
 from clipper.query import BatchQuery, Query
 from clipper.query_id import ID_LENGTH
+from clipper.values import RowError
 
 if TYPE_CHECKING:
     from clipper.frontend.heads import Plan
@@ -64,6 +65,13 @@ _PREDICTION = (
     + b'{"query_id":"%b","output":%b,"default":false}'
 )
 _ENVELOPE = len('{"query_id":"","output":,"default":false}') + ID_LENGTH
+_DEFAULT = (
+    b"HTTP/1.1 200 OK\r\n"
+    + _COMMON
+    + b"Content-Length: %d\r\n\r\n"
+    + b'{"query_id":"%b%b'
+)
+_BEFORE_TAIL = len('{"query_id":"') + ID_LENGTH
 _OK = b"HTTP/1.1 200 OK\r\n" + _COMMON + b"Content-Length: %d\r\n\r\n%b"
 
 
@@ -283,6 +291,15 @@ class Express(asyncio.Protocol):
             query_id = query.stamp.issue(query.arrived)
             length = _ENVELOPE + len(output)
             self.transport.write(_PREDICTION % (length, query_id, output))
+            self._answered(close=False)
+        elif (
+            type(output) is RowError
+            and staying
+            and (tail := query.application.default_tail(output)) is not None
+        ):
+            # under overload there are many, and each should cost next to nothing
+            length = _BEFORE_TAIL + len(tail)
+            self.transport.write(_DEFAULT % (length, query.issue_id(), tail))
             self._answered(close=False)
         else:
             self._respond(*prediction_answer(query))

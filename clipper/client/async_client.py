@@ -215,7 +215,9 @@ class AsyncClipper:
         It gets a list (or array) of inputs and returns one output for each. `example`
         is one input that it must answer before it goes live; until then, and if it
         fails, the version before serves on. `num_replicas` worker processes run it, each
-        with the variables `environment` and at most `memory_limit` bytes. With
+        with the variables `environment` and at most `memory_limit` bytes. `batching` is the
+        name of what sizes its batches, or settings such as {"controller": "aimd",
+        "max_batch_size": 256, "batch_wait": 1.5}, in rows and milliseconds. With
         `retry=False` no input is ever given to it twice. `progress`: True shows it, False
         does not, None does where standard error is a terminal.
         Raises DeployFailed with the worker's own words.

@@ -89,7 +89,7 @@ class Application:
         self._policy = make_policy(record.policy)
         self._state: Any = self._policy.init(())
         self._default = self._default_text(record)
-        self._default_tails: dict[str, bytes] = {}
+        self._default_tails: dict[str, bytes | None] = {}
         self._unanswered = self._ids.stamp(record.number, record.policy_generation, 0, 0.0)
 
     def _default_text(self, record: ApplicationRecord) -> bytes | None:
@@ -362,19 +362,17 @@ class Application:
         return self._default
 
     def default_tail(self, error: RowError) -> bytes | None:
-        """What follows the query id in an answer with the default output, for the few
-        causes there are made only once; None where the error must be told."""
-        tail = self._default_tails.get(error.cause)
-        if tail is None or error.code == "overloaded":
-            default = self.default_for(error)
-            if default is None:
-                return None
-            if tail is None:
-                cause = msgspec.json.encode(error.cause)
-                tail = _DEFAULT_TAIL % (default, cause)
-                if len(self._default_tails) < MOST_TAILS:
-                    self._default_tails[error.cause] = tail
-        return tail
+        """What follows the query id in an answer with the default output, made once for
+        each of the few causes there are; None where the error must be told."""
+        try:
+            return self._default_tails[error.cause]
+        except KeyError:
+            default, tail = self.default_for(error), None
+            if default is not None:
+                tail = _DEFAULT_TAIL % (default, msgspec.json.encode(error.cause))
+            if len(self._default_tails) < MOST_TAILS:
+                self._default_tails[error.cause] = tail
+            return tail
 
     def error_for(self, error: RowError) -> ClipperError:
         return _ERRORS.get(error.code, ModelFailed)(error.cause)

@@ -299,7 +299,8 @@ class Express(asyncio.Protocol):
         ):
             # under overload there are many, and each should cost next to nothing
             length = _BEFORE_TAIL + len(tail)
-            self.transport.write(_DEFAULT % (length, query.issue_id(), tail))
+            query_id = query.stamp.issue(query.arrived)
+            self.transport.write(_DEFAULT % (length, query_id, tail))
             self._answered(close=False)
         else:
             self._respond(*prediction_answer(query))

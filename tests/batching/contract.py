@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from copy import deepcopy
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -112,3 +113,29 @@ class ControllerContract:
             plan = controller.plan(0.0, FakeBacklog([1e9] * 50))
             assert plan.drop == 0
             controller.record(min(plan.take, 50), 0.001)
+
+    def test_a_copy_learns_apart(self) -> None:
+        """A new replica begins with a copy of what its siblings have learned."""
+        first = self.make(0.3, 64)
+        serve(first, lambda size: 0.001 * size, 30, 100)
+        other, before = deepcopy(first), first.cap
+        assert (other.cap, other.objective, other.bound) == (before, 0.3, first.bound)
+        serve(other, lambda size: 9.0, 300, 100)
+        other.objective = 0.1
+        assert (first.cap, first.objective) == (before, 0.3)
+
+    def test_any_backlog_comes_to_its_end(self) -> None:
+        controller, rng, now = self.make(0.1, 64), random.Random(3), 0.0
+        deadlines = sorted(rng.uniform(0.0, 3.0) for _ in range(3000))
+        for _ in range(3000):
+            plan = controller.plan(now, FakeBacklog(deadlines))
+            del deadlines[: plan.drop]
+            size = min(plan.take, len(deadlines))
+            if size:
+                seconds = 0.002 * size + 0.01
+                controller.record(size, seconds)
+                now += seconds
+                del deadlines[:size]
+            if not deadlines:
+                break
+        assert deadlines == []

@@ -26,7 +26,8 @@ CHECKED = 8  # bodies whose answers are compared with the model's before any loa
 
 @dataclass(frozen=True)
 class Case:
-    """Lanes: "clipper" (cache off), "cached" (cache on), "floor", "mosec", "litserve"."""
+    """Lanes: "clipper" (cache off), "cached" (cache on), "refused" (an objective that few
+    can be served within, and a default output), "floor", "mosec", "litserve"."""
 
     name: str
     title: str
@@ -62,6 +63,13 @@ CASES = (
         bodies=32,
         connections=(32,),
         content_type=NPY,
+    ),
+    Case(
+        "refused",
+        "1 ms and 0.4 ms a row, far more asked than it can do: the default output",
+        "sleep",
+        ("refused", "floor"),
+        connections=(128,),
     ),
     Case(
         "cached",
@@ -193,6 +201,11 @@ def prepare(bench: Bench, case: Case, server: Server) -> list[tuple[str, str]]:
     if not isinstance(server, ClipperServer):
         return [(server.name, server.path)]
     server.deploy(case.work, work.make_model(case.work))
+    if "refused" in case.lanes:
+        server.register(
+            "refused", case.work, cache=False, slo_seconds=0.02, default_output="-1"
+        )
+        return [(server.name.replace("clipper", "refused"), server.path_of("refused"))]
     server.register("plain", case.work, cache=False, slo_seconds=bench.slo_seconds)
     lanes = [(server.name, server.path_of("plain"))]
     if "cached" in case.lanes:

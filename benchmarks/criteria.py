@@ -149,6 +149,15 @@ CRITERIA = (
         at_most=True,
     ),
     Criterion(
+        "refused under overload: server CPU per request, of the floor's",
+        1.5,
+        ratio(
+            of("refused", "refused", 128, front_cpu),
+            of("refused", "floor", 128, front_cpu),
+        ),
+        at_most=True,
+    ),
+    Criterion(
         "1,000 identical misses: evaluations, at worst",
         1,
         worst("evaluations"),

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from clipper.batching.controller import BatchController
 from clipper.batching.dispatcher import Dispatcher
 from clipper.batching.job import Block, Job
 from clipper.batching.registry import make_controller
@@ -16,8 +17,9 @@ from clipper.batching.wait import make_wait
 from clipper.cache import PredictionCache, exact_prefix, key_prefix
 from clipper.clock import Clock
 from clipper.config import Limits
+from clipper.errors import InvalidInput
 from clipper.inputs import encode_json_value, parse_input_type
-from clipper.records import ModelRecord
+from clipper.records import BatchingSettings, ModelRecord
 from clipper.values import ModelId, Output, RowError
 from clipper.workers.replica_set import ReplicaSet, State, WorkerSpec
 
@@ -29,6 +31,16 @@ STOPPED = RowError("unavailable", "The model version was taken out of service")
 # What a batch may take of the SLO: all but a little for the way back.
 WAY_BACK = 0.05
 DEFAULT_OBJECTIVE = 0.05  # seconds, until an application with an SLO links the model
+
+
+def _make_controller(record: ModelRecord) -> BatchController:
+    """What the record names. It was there when the version was deployed; where it is no
+    longer, as when a program does not add its own, the version is served all the same."""
+    try:
+        return make_controller(record.batching, DEFAULT_OBJECTIVE)
+    except InvalidInput as error:
+        logger.error("%s is served with the default controller: %s", record.key, error)
+        return make_controller(BatchingSettings(), DEFAULT_OBJECTIVE)
 
 
 class Model:
@@ -59,7 +71,7 @@ class Model:
         loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
             self.input_type,
-            make_controller(record.batching, DEFAULT_OBJECTIVE),
+            _make_controller(record),
             lambda: self.replicas.ready,
             clock=clock,
             call_soon=loop.call_soon,

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fakes import FakeReplicaSet, ManualClock
 
+from clipper.batching.aimd import AIMD
 from clipper.cache import PredictionCache, key_prefix
 from clipper.config import Limits
 from clipper.inputs import InputType, encode_json_value
@@ -42,6 +43,14 @@ async def test_a_worker_is_told_what_the_record_says() -> None:
     assert (spec.environment, spec.memory_limit) == ({"A": "1"}, 5)
     assert replicas(make()).spec.example is None
     assert model.prefix == key_prefix(7)
+
+
+async def test_a_controller_that_is_gone_is_replaced_by_the_default(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = make(batching=BatchingSettings("of_another_program"))
+    assert isinstance(model.dispatcher.controller, AIMD)
+    assert "served with the default controller" in caplog.text
 
 
 async def test_the_controller_is_the_record_s() -> None:

@@ -4,7 +4,7 @@ import random
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipper.batching.aimd import AIMD
@@ -59,6 +59,7 @@ def least_loss(samples: Samples, quantile: float) -> float:
     return min(loss(samples, quantile, *line) for line in lines)
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(30, 50),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipper.batching.controller import Plan
@@ -85,6 +85,7 @@ def test_only_rows_at_the_head_that_are_hopeless_are_given_up(
         assert drop == len(slack)
 
 
+@settings(deadline=None)
 @given(slack=short, limit=st.integers(1, 40), fixed=st.sampled_from([0.0, 0.005, 0.02]))
 def test_no_batch_size_gives_many_more_answers_in_time_per_second(
     slack: list[float], limit: int, fixed: float
@@ -155,6 +156,7 @@ def test_a_batch_is_no_smaller_because_the_queue_is_longer(rows: int) -> None:
     assert 50 <= plan([0.005] * 100 + [0.0705] * rows, 64).take <= 60
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 50), rows=st.integers(600, 5000))
 def test_of_any_long_queue_only_hopeless_rows_are_given_up(seed: int, rows: int) -> None:
     rng = random.Random(seed)

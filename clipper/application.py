@@ -165,12 +165,15 @@ class Application:
         payload, shape = row
         if not (cache and self.caching):
             dispatcher = model.dispatcher
-            refusal = dispatcher.refusal(deadline)
+            refusal = None if dispatcher.shared else dispatcher.refusal(deadline)
             if refusal is not None:
                 query.job_done(refusal)
                 return query
             query.job = job = Job(payload, shape, deadline, query)
-            dispatcher.accept(job)
+            if dispatcher.shared:
+                dispatcher.submit(job)
+            else:
+                dispatcher.accept(job)
         else:
             key = (
                 model.exact_prefix + payload
@@ -220,8 +223,7 @@ class Application:
                 batch.row_done(index, hit)
                 continue
             started = self._join_or_start(model, key, row, batch.deadline, waiter)
-            if started is not None:
-                batch.jobs.append((started, waiter))
+            batch.jobs.append((started, waiter))
         if not batch.settled:
             self.deadlines.watch(batch)
         return batch
@@ -297,22 +299,16 @@ class Application:
 
     def _join_or_start(
         self, model: Model, key: bytes, row: Row, deadline: float, waiter: Query | RowWaiter
-    ) -> Job | None:
-        """Single flight: wait for the evaluation of this key, or begin it, unless it is
-        refused, of which the waiter is told."""
+    ) -> Job:
+        """Single flight: wait for the evaluation of this key, or begin it."""
         job = self._cache.join(key)
         if job is not None:
             if job.join(waiter, deadline):
                 model.dispatcher.promote(job)
             return job
-        dispatcher = model.dispatcher
-        refusal = dispatcher.refusal(deadline)
-        if refusal is not None:
-            waiter.job_done(refusal)
-            return None
         job = Job(row.payload, row.shape, deadline, waiter, key, model)
         self._cache.begin(key, job)
-        dispatcher.accept(job)
+        model.submit(job)
         return job
 
     # -- answers ------------------------------------------------------------------------

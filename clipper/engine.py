@@ -383,7 +383,7 @@ class Engine:
             for model in application.reachable:
                 slos[model.id].append(application.slo)
         for model in self.models.values():
-            model.set_objective(min(slos.get(model.id, []), default=None))
+            model.set_objectives(slos.get(model.id, []))
 
     def _connect(self, application: Application, record: ApplicationRecord) -> None:
         """Give an application the models that its record leads to."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from clipper.batching.controller import BatchController
 from clipper.batching.dispatcher import Dispatcher
@@ -94,10 +94,12 @@ class Model:
         """True while it is not known yet whether its replicas will come up."""
         return self.connected and self.replicas.state is State.STARTING
 
-    def set_objective(self, slo_seconds: float | None) -> None:
-        """The tightest SLO of the applications that this version answers for."""
+    def set_objectives(self, slos: Sequence[float]) -> None:
+        """The SLOs in seconds of the applications that this version answers for: the
+        tightest bounds a batch, and several share the model fairly."""
+        self.dispatcher.shared = len(slos) > 1
         self.dispatcher.fleet.set_objective(
-            DEFAULT_OBJECTIVE if slo_seconds is None else (1.0 - WAY_BACK) * slo_seconds
+            (1.0 - WAY_BACK) * min(slos) if slos else DEFAULT_OBJECTIVE
         )
 
     def job_settled(self, job: Job, output: Output) -> None:

@@ -53,6 +53,10 @@ class Query:
         self.output: Output = NO_MODEL
         self.settled = False
 
+    @property
+    def source(self) -> object:
+        return self.application
+
     def job_done(self, output: Output) -> None:
         if self.settled:
             return
@@ -116,6 +120,10 @@ class BatchQuery:
         self.settled = False
         self._left = rows
 
+    @property
+    def source(self) -> object:
+        return self.application
+
     def block_done(self, outputs: list[Output | None]) -> None:
         """The one block of this batch is complete."""
         if not self.settled:
@@ -172,6 +180,10 @@ class RowWaiter:
     def __init__(self, batch: BatchQuery, index: int) -> None:
         self.batch = batch
         self.index = index
+
+    @property
+    def source(self) -> object:
+        return self.batch.application
 
     def job_done(self, output: Output) -> None:
         self.batch.row_done(self.index, output)

@@ -57,9 +57,9 @@ async def test_the_controller_is_the_record_s() -> None:
     model = make(batching=BatchingSettings("fixed", 5))
     assert model.dispatcher.controller.cap == 5
     assert model.dispatcher.controller.objective == DEFAULT_OBJECTIVE
-    model.set_objective(0.5)
+    model.set_objectives([0.5, 0.7])
     assert 0.2 < model.dispatcher.controller.objective < 0.5
-    model.set_objective(None)
+    model.set_objectives([])
     assert model.dispatcher.controller.objective == DEFAULT_OBJECTIVE
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from clipper.batching.admission import Admission
 from clipper.batching.controller import BatchController
+from clipper.batching.fairness import FairShares
 from clipper.batching.fleet import Fleet
 from clipper.batching.hedging import Hedging
 from clipper.batching.job import EXPIRED, Job, Part, Slice, Work, waiting_rows
@@ -118,12 +119,15 @@ class Dispatcher:
         self._wait = wait or FixedWait(0.0)
         self._limit = limit
         self._retry = retry
-        # All mutable state: what waits, what is with replicas, what is evaluated again in
+        # All mutable state: whether several applications ask; what waits, what of it goes
+        # first for the sake of fairness, what is with replicas, what is evaluated again in
         # batches of its own; rows that ever came, and how long settling a batch takes;
         # whether a dispatch is due on the next turn, and the timer for a later one; why
         # nothing is taken any more, if so, and who waits for the end of all work.
+        self.shared = False
         self.fleet = Fleet(controller)
         self.queue = JobQueue()
+        self._shares = FairShares()
         self.in_flight: dict[Batch, Flight] = {}
         self.admission = Admission()
         self._hedging = Hedging()
@@ -152,11 +156,21 @@ class Dispatcher:
 
     def submit(self, work: Work) -> None:
         """Queue work, or settle it at once where it could only wait in vain."""
+        if self.shared and self._favours(work):
+            return
         refusal = self.refusal(work.deadline, work.rows)
         if refusal is None:
             self.accept(work)
         else:
             work.fail(refusal)
+
+    def _favours(self, work: Work) -> bool:
+        """Let in first what would else wait behind all that other applications asked."""
+        if self._closed is not None or not self._shares.favour(work, self.queue):
+            return False
+        self._arrived += work.rows
+        self.wake()
+        return True
 
     def refusal(self, deadline: float, rows: int = 1) -> RowError | None:
         """Why that many rows with this deadline cannot be taken now, if so; counted."""
@@ -200,16 +214,14 @@ class Dispatcher:
 
     def wake(self) -> None:
         """A replica has room."""
-        if not self._scheduled and (
-            self.queue.rows or self._alone or self._hedging.waiting
-        ):
+        if not self._scheduled and (self._waits_for_replica or self._hedging.waiting):
             self._scheduled = True
             self._call_soon(self._dispatch)
 
     def close(self, error: RowError) -> None:
         """No replica will come any more: settle what waits, and whatever follows."""
         self._closed = error
-        waiting = self.queue.drain()
+        waiting = self._shares.queue.drain() + self.queue.drain()
         while self._alone:
             waiting += self._alone.popleft()
         self._hedging.waiting.clear()
@@ -231,8 +243,12 @@ class Dispatcher:
                 await idle.wait()
 
     @property
+    def _waits_for_replica(self) -> bool:
+        return bool(self.queue.rows or self._alone or self._shares.queue.rows)
+
+    @property
     def _busy(self) -> bool:
-        return bool(self.queue.rows or self._alone or self.in_flight)
+        return bool(self._waits_for_replica or self.in_flight)
 
     def _tell_idle(self) -> None:
         if self._idle is not None and not self._busy:
@@ -258,43 +274,70 @@ class Dispatcher:
     def _send_all(self, now: float) -> None:
         """Send batches while there is work and a replica that should have it."""
         fleet, queue = self.fleet, self.queue
-        while queue.rows or self._alone:
+        while self._waits_for_replica:
             load = fleet.choose(now, queue)
             if load is None:
                 self.prune()
                 break
             if self._alone:
                 self._send_alone(load, self._alone.popleft(), now)
+            elif self._shares.queue.rows:
+                self._send_fairly(load, now)
             elif not self._send_next(load, now):
                 break
         self.admission.renew(now, fleet.loads, self._way_back)
 
     def _send_next(self, load: ReplicaLoad, now: float) -> bool:
         """Send the next batch to the replica; false if it should wait to become fuller."""
-        queue, controller = self.queue, load.controller
         if self._wait.active and not load.flights and self._waits(load, now):
             return False
-        drop, take = controller.plan(load.start(now) + self._way_back, queue)
+        take = self._plan(load, now)
+        taken, dropped = self.queue.take(take, MAX_BATCH_BYTES, now)
+        if dropped:
+            self._drop(dropped, now)
+        if taken:
+            self._send_first(load, taken, now)
+        return True
+
+    def _send_fairly(self, load: ReplicaLoad, now: float) -> None:
+        """Send a batch that begins with what goes first."""
+        first, dropped = self._shares.queue.take(load.controller.cap, MAX_BATCH_BYTES, now)
+        self._drop(dropped, now)
+        room = -sum(part.rows for part in first)
+        if self.queue.rows:
+            room += self._plan(load, now)
+        if room > 0:
+            rest, dropped = self.queue.take(room, MAX_BATCH_BYTES, now)
+            self._drop(dropped, now)
+            first += rest
+        if first:
+            self._send_first(load, first, now)
+
+    def _plan(self, load: ReplicaLoad, now: float) -> int:
+        """Give up what the controller does, and return how many rows it would take."""
+        queue = self.queue
+        drop, take = load.controller.plan(load.start(now) + self._way_back, queue)
         if not take and not load.flights and self._is_trial_due(load, now):
             drop, take = 0, 1
         if drop:
             shed, dropped = queue.take(drop, sys.maxsize, now)
             self._drop(dropped, now)
             self._shed(shed, load, now)
-        several = len(self.fleet.loads) > 1
-        if take > 1 and several:
+        if take > 1 and len(self.fleet.loads) > 1:
             take = self.fleet.share(load, min(take, queue.rows))
-        taken, dropped = queue.take(take, MAX_BATCH_BYTES, now)
-        if dropped:
-            self._drop(dropped, now)
-        if taken:
-            flight = self._send(load, taken, now)
-            if self._wait.active:
-                self._wait.taken(now, queue.rows)
-            if several and self._retry:
-                self._hedging.sent(flight.batch.rows, controller.cap)
-                self._try_neglected(flight, now)
-        return True
+        return take
+
+    def _send_first(self, load: ReplicaLoad, parts: list[Part], now: float) -> None:
+        """Send rows that no replica had before."""
+        flight = self._send(load, parts, now)
+        rows = flight.batch.rows
+        if self._wait.active:
+            self._wait.taken(now, self.queue.rows)
+        if self.shared:
+            self._shares.sent(rows)
+        if self._retry and len(self.fleet.loads) > 1:
+            self._hedging.sent(rows, load.controller.cap)
+            self._try_neglected(flight, now)
 
     def _is_trial_due(self, load: ReplicaLoad, now: float) -> bool:
         pause = max(TRIAL_SECONDS, TRIAL_PAUSE * load.predicted(1))
@@ -347,6 +390,8 @@ class Dispatcher:
         replica has room."""
         now = self._now()
         dropped = self.queue.prune(now)
+        if self._shares.queue.rows:
+            dropped += self._shares.queue.prune(now)
         if dropped:
             self._drop(dropped, now)
 
@@ -419,7 +464,7 @@ class Dispatcher:
         flight.load.record(rows, batch.seconds)
         latency = flight.load.controller.latency
         self._wait.answering(now, rows, self._arrived, latency)
-        if self.queue.rows and batch.seconds > AHEAD * self._settling:
+        if self._waits_for_replica and batch.seconds > AHEAD * self._settling:
             self._send_all(now)
         else:
             self.admission.renew(now, self.fleet.loads, self._way_back)

@@ -23,7 +23,11 @@ EXPIRED = RowError(
 
 
 class Waiter(Protocol):
-    """Who waits for a job: it is told once, unless it gave up before."""
+    """Who waits for a job: it is told once, unless it gave up before. `source` is on
+    whose behalf it asks; only equality counts."""
+
+    @property
+    def source(self) -> object: ...
 
     def job_done(self, output: Output) -> None: ...
 
@@ -113,6 +117,10 @@ class Job:
     def wanted(self) -> bool:
         return bool(self.waiters)
 
+    @property
+    def source(self) -> object:
+        return self.waiters[0].source if self.waiters else None
+
     def finish(self, outputs: Sequence[Output], at: int) -> None:
         self.settle(outputs[at])
 
@@ -133,6 +141,9 @@ class Job:
 
 
 class BlockWaiter(Protocol):
+    @property
+    def source(self) -> object: ...
+
     def block_done(self, outputs: list[Output | None]) -> None: ...
 
 
@@ -174,6 +185,10 @@ class Block:
     @property
     def wanted(self) -> bool:
         return self.waiter is not None
+
+    @property
+    def source(self) -> object:
+        return None if self.waiter is None else self.waiter.source
 
     def leave(self) -> None:
         self.waiter = None
@@ -230,6 +245,10 @@ class Slice:
     @property
     def wanted(self) -> bool:
         return self.block.wanted
+
+    @property
+    def source(self) -> object:
+        return self.block.source
 
     def split(self, rows: int) -> tuple[Slice, Slice]:
         """The first `rows` rows and the others, in place of this slice."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import chain, count
 
@@ -132,6 +132,13 @@ class JobQueue:
             if len(out) >= limit:
                 break
         return out
+
+    def by_source(self) -> Counter[object]:
+        """The rows that wait, by who asks for them."""
+        rows: Counter[object] = Counter()
+        for work in self._in_order():
+            rows[work.source] += waiting_rows(work)
+        return rows
 
     def _in_order(self) -> Iterable[Work]:
         line = (work for work in self._line if not _gone(work))

@@ -66,10 +66,7 @@ _PREDICTION = (
 )
 _ENVELOPE = len('{"query_id":"","output":,"default":false}') + ID_LENGTH
 _DEFAULT = (
-    b"HTTP/1.1 200 OK\r\n"
-    + _COMMON
-    + b"Content-Length: %d\r\n\r\n"
-    + b'{"query_id":"%b%b'
+    b"HTTP/1.1 200 OK\r\n" + _COMMON + b"Content-Length: %d\r\n\r\n" + b'{"query_id":"%b%b'
 )
 _BEFORE_TAIL = len('{"query_id":"') + ID_LENGTH
 _OK = b"HTTP/1.1 200 OK\r\n" + _COMMON + b"Content-Length: %d\r\n\r\n%b"

@@ -73,7 +73,7 @@ class House:
         model = Model(record, load, self.cache, clock=self.clock, limits=Limits())
         model.dispatcher._call_soon = self.loop.call_soon
         model.dispatcher._call_later = self.loop.call_later
-        model.set_objective(SLO)
+        model.set_objectives([SLO])
         if replicas:
             model.replicas.restore(replicas)
         return model

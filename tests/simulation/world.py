@@ -144,7 +144,8 @@ class World(Generic[W]):
             model = Model(record, load, self.cache, clock=self.clock, limits=limits)
         self.models.append(model)
         self.watch.model_added(model)
-        model.set_objective(min(scenario.slo, scenario.other_slo or scenario.slo))
+        slos = [scenario.slo, scenario.other_slo] if scenario.other_slo else [scenario.slo]
+        model.set_objectives(slos)
         self.replicas(model).restore(scenario.replicas)
 
     def _link(self) -> None:

@@ -10,7 +10,8 @@ from copy import deepcopy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipper.batching.controller import BatchController
+from clipper.batching.controller import Backlog, BatchController, Plan
+from clipper.batching.latency import LatencyModel
 
 Make = Callable[[float, int], BatchController]  # objective in seconds, most rows
 
@@ -31,6 +32,33 @@ class FakeBacklog:
 
     def deadlines(self, limit: int) -> list[float]:
         return self._deadlines[:limit]
+
+
+class Known:
+    """A controller that knows its replica's speed and learns nothing."""
+
+    def __init__(
+        self,
+        per_row: float = 0.001,
+        fixed: float = 0.01,
+        *,
+        cap: int = 10,
+        objective: float = 1.0,
+        noise: float = 0.0,
+    ) -> None:
+        self.objective = objective
+        self.bound = self.cap = cap
+        self.latency: LatencyModel | None = LatencyModel()
+        for turn in range(100):
+            for rows in (1, 100):
+                seconds = per_row * rows + fixed
+                self.latency.record(rows, seconds + (noise if turn % 5 == 4 else 0.0))
+
+    def plan(self, now: float, backlog: Backlog) -> Plan:
+        return Plan(0, self.cap)
+
+    def record(self, size: int, service_seconds: float) -> None:
+        pass
 
 
 def serve(

@@ -117,6 +117,19 @@ def test_it_settles_in_spite_of_noise(seed: int, fixed: float) -> None:
     assert max(sizes[100:]) * 0.001 + fixed <= 0.1
 
 
+def test_where_a_model_varies_much_few_batches_overrun() -> None:
+    rng = random.Random(4)
+    took: list[float] = []
+
+    def vary(size: int) -> float:
+        took.append((0.001 * size + 0.01) * rng.choice([0.9, 0.9, 0.9, 1.0, 1.2]))
+        return took[-1]
+
+    sizes = serve(AIMD(0.1, 4096), vary, 1100, 10_000)
+    assert sum(seconds > 0.1 for seconds in took[100:]) <= 20
+    assert sum(sizes[100:]) >= 60 * 1000
+
+
 def test_it_follows_an_objective_that_changes() -> None:
     controller = learned(0.001)
     controller.objective = 0.05

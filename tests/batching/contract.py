@@ -48,17 +48,26 @@ class Known:
     ) -> None:
         self.objective = objective
         self.bound = self.cap = cap
-        self.latency: LatencyModel | None = LatencyModel()
+        latency = LatencyModel()
+        self.latency: LatencyModel | None = latency
         for turn in range(100):
             for rows in (1, 100):
                 seconds = per_row * rows + fixed
-                self.latency.record(rows, seconds + (noise if turn % 5 == 4 else 0.0))
+                latency.record(rows, seconds + (noise if turn % 5 == 4 else 0.0))
 
     def plan(self, now: float, backlog: Backlog) -> Plan:
         return Plan(0, self.cap)
 
     def record(self, size: int, service_seconds: float) -> None:
         pass
+
+
+class Blind(Known):
+    """A controller that knows nothing of latencies, as a program may bring one."""
+
+    def __init__(self, *, cap: int = 10) -> None:
+        super().__init__(cap=cap)
+        self.latency = None
 
 
 def serve(

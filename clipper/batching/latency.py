@@ -3,8 +3,7 @@ from it they were.
 
 Crankshaw et al., "Clipper" (NSDI 2017), section 4.3 and figure 3: the latency of a batch
 is linear in its size. Least squares with exponential forgetting follow a model that
-changes slowly; one that jumps is noticed by a run of batches on one side of the line, and
-then nearly all that was before is forgotten.
+changes slowly; one that jumps is noticed by a run of batches far on one side of the line.
 """
 
 from __future__ import annotations
@@ -15,16 +14,18 @@ FORGETTING = 0.995  # weight of the past, per batch
 RESIDUALS = 256  # batches whose distance from the line is remembered
 REFRESH = 16  # batches after which the quantiles are taken anew
 SAFE = 0.95
-ENOUGH = 20  # batches before one far off the line is cut, or a jump is believed
+FIRST = 5  # batches before the line is good enough to measure distances from it
+ENOUGH = 20  # batches before what is far off the line is set aside
 
-# A batch that was stopped by something else (a page fault, the scheduler) must not bend
-# the line: for the fit, it took at most this many times what was expected.
-OUTLIER = 2.0
-# So many batches in a row far on one side of the line are a jump: that much of the past
-# stays.
-RUN = 6
+# A batch far off the line may have met a pause of the machine, which must not bend it, or
+# be the first after the model changed its speed. It is set aside until that is clear: so
+# many in a row on one side are a change, and then so many batches of the past are kept, as
+# if they had been slower or faster to the same degree. Else it counts, but not for more
+# than so many times what was expected.
 FAR = 0.25  # of what was expected, beside all but the farthest residuals
-JUMP = 0.02
+RUN = 6
+KEPT = 2.0
+OUTLIER = 2.0
 
 
 class LatencyModel:
@@ -36,13 +37,12 @@ class LatencyModel:
 
     # State: the five weighted sums of the fit, the line that follows from them, the latest
     # residuals, the sorted copy of them with two quantiles, how many batches that copy
-    # lacks, the largest batch that was ever run, how many batches in a row were far above
-    # (+) or below (-) the line, and what these took and should have.
+    # lacks, the largest batch that was ever run, and the batches set aside, (rows,
+    # seconds), all above the line or all below it.
 
     __slots__ = (
-        "_high", "_low", "_n", "_residuals", "_run", "_run_expected", "_run_seconds",
-        "_sorted", "_stale", "_x", "_xx", "_xy", "_y", "batches", "fixed", "largest",
-        "per_row", "spread",
+        "_aside", "_high", "_low", "_n", "_residuals", "_sorted", "_stale", "_x", "_xx",
+        "_xy", "_y", "batches", "fixed", "largest", "per_row", "spread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -56,8 +56,7 @@ class LatencyModel:
         self._stale = 0
         self._low = self._high = 0.0
         self.spread = 0.0  # seconds over the line that SAFE of the batches stay below
-        self._run = 0
-        self._run_seconds = self._run_expected = 0.0
+        self._aside: list[tuple[int, float]] = []
 
     def __repr__(self) -> str:
         line = f"{self.per_row * 1e6:.3g} us/row + {self.fixed * 1e3:.3g} ms"
@@ -88,23 +87,30 @@ class LatencyModel:
     def record(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took that long."""
         batches = self.batches
-        if batches:
-            expected = self.fixed + self.per_row * rows
-            residual = seconds - expected
-            if batches >= ENOUGH:
-                if residual > self._high or residual < self._low:
-                    self._watch(seconds, expected)
-                else:
-                    self._run = 0
-                if seconds > OUTLIER * expected:
-                    seconds = OUTLIER * expected
+        self.batches = batches + 1
+        if rows > self.largest:
+            self.largest = rows
+        expected = self.fixed + self.per_row * rows
+        residual = seconds - expected
+        if batches < ENOUGH:
+            if batches >= FIRST:
+                self._residuals.append(residual)
+                self._sort()
+        else:
+            if (residual > self._high or residual < self._low) and (
+                abs(residual) > FAR * expected
+            ):
+                self._set_aside(rows, seconds, residual)
+                return
+            if self._aside:
+                self._let_count()
             self._residuals.append(residual)
             self._stale += 1
             if self._stale >= REFRESH or len(self._residuals) < ENOUGH:
                 self._sort()
-        self.batches += 1
-        if rows > self.largest:
-            self.largest = rows
+        self._fit(rows, seconds)
+
+    def _fit(self, rows: int, seconds: float) -> None:
         self._n = n = FORGETTING * self._n + 1.0
         self._x = x = FORGETTING * self._x + rows
         self._xx = xx = FORGETTING * self._xx + rows * rows
@@ -129,32 +135,42 @@ class LatencyModel:
         self._low = ordered[int((1.0 - SAFE) * count)]
         self.spread = max(0.0, self._high)
 
-    def _watch(self, seconds: float, expected: float) -> None:
-        """Notice a model that became faster or slower from one batch to the next."""
-        residual = seconds - expected
-        if abs(residual) <= FAR * expected:
-            self._run = 0
-            return
-        side = 1 if residual > 0.0 else -1
-        if self._run * side <= 0:
-            self._run = 0
-            self._run_seconds = self._run_expected = 0.0
-        self._run += side
-        self._run_seconds += seconds
-        self._run_expected += expected
-        if abs(self._run) >= RUN:
-            self._forget(self._run_seconds / self._run_expected)
+    def _set_aside(self, rows: int, seconds: float, residual: float) -> None:
+        if self._aside:
+            first_rows, first_seconds = self._aside[0]
+            if (first_seconds > self.seconds(first_rows)) != (residual > 0.0):
+                self._let_count()
+        self._aside.append((rows, seconds))
+        if len(self._aside) >= RUN:
+            self._change()
 
-    def _forget(self, ratio: float) -> None:
-        """Keep a little of the past, as if it had been `ratio` times as slow."""
-        scale = JUMP * 100.0 / max(self._n, 100.0)
+    def _let_count(self) -> None:
+        """What was set aside was no change of speed."""
+        aside, self._aside = self._aside, []
+        for rows, seconds in aside:
+            expected = self.seconds(rows)
+            self._residuals.append(seconds - expected)
+            self._stale += 1
+            self._fit(rows, min(seconds, OUTLIER * expected))
+
+    def _change(self) -> None:
+        """Begin anew with what was set aside, and little of what was before."""
+        aside, self._aside = self._aside, []
+        before = sum(self.seconds(rows) for rows, _ in aside)
+        ratio, scale = 1.0, 0.0  # of a line of no time at all nothing is kept
+        if before > 0.0:
+            ratio = sum(seconds for _, seconds in aside) / before
+            scale = min(1.0, KEPT / self._n)
         self._n *= scale
         self._x *= scale
         self._xx *= scale
         self._y *= scale * ratio
         self._xy *= scale * ratio
         self.per_row *= ratio
-        self._residuals.clear()
-        self._sorted = [0.0]
-        self._low = self._high = self.spread = 0.0
-        self._stale = self._run = 0
+        self.fixed *= ratio
+        for rows, seconds in aside:
+            self._fit(rows, seconds)
+        self._residuals = deque(
+            (seconds - self.seconds(rows) for rows, seconds in aside), RESIDUALS
+        )
+        self._sort()

@@ -43,7 +43,8 @@ def _most_goodput(latency: LatencyModel, now: float, backlog: Backlog, limit: in
     sums = np.zeros((len(sizes), len(thin) + 1))
     np.cumsum(in_time, axis=1, out=sums[:, 1:])
     tried = np.arange(len(sizes))
-    answers = sums[tried, last] - sums[tried, first]
+    share = (sums[tried, last] - sums[tried, first]) / np.maximum(1, last - first)
+    answers = share * np.minimum(sizes, len(slack) - hopeless)
     costs = seconds + max(0.0, float(residuals.mean()))
     best = int(np.argmax(answers / np.maximum(costs, 1e-9)))
     if answers[best] <= 0.0:

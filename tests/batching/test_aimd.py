@@ -168,7 +168,6 @@ def test_the_cap_falls_with_the_speed_even_though_batches_stay_small(seed: int) 
     assert controller.cap == pytest.approx(40, rel=0.15)
 
 
-@pytest.mark.xfail(reason="a run of batches bends the line before it is seen as a jump")
 @pytest.mark.parametrize("seed", range(3))
 def test_it_also_falls_after_a_time_of_full_batches_alone(seed: int) -> None:
     controller, rng = AIMD(0.1, 4096), random.Random(seed)

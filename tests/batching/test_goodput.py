@@ -68,9 +68,7 @@ def test_it_keeps_away_from_the_objective_by_the_noise_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("speed", "right"),
     [
-        pytest.param(
-            0.5, 40, marks=pytest.mark.xfail(reason="the jump's last residual is kept")
-        ),
+        (0.5, 40),
         (2.0, 190),
     ],
 )

@@ -163,13 +163,12 @@ def test_a_jump_is_followed_within_ten_batches(speed: float, warm: int) -> None:
     load = Load(warm)
     load.run(10, speed)
     assert load.error(speed) < 0.2
-    assert len(load.model.residuals()) < 10  # those of another speed say nothing
+    assert len(load.model.residuals()) <= 10  # those of another speed say nothing
     load.run(200, speed)
     assert load.error(speed) < 0.05
     assert load.model.spread < 0.2 * line(64, speed)  # the jump is no noise
 
 
-@pytest.mark.xfail(reason="residuals of first batches and of the jump itself hide it")
 def test_a_jump_is_followed_after_any_number_of_batches() -> None:
     slow = []
     for warm, speed, seed in product(range(ENOUGH + 10, 100), (0.5, 2.0), range(2)):
@@ -180,7 +179,6 @@ def test_a_jump_is_followed_after_any_number_of_batches() -> None:
     assert slow == []
 
 
-@pytest.mark.xfail(reason="the jump is measured in parts of nothing")
 def test_a_model_that_took_no_time_at_all_may_begin_to_take_some() -> None:
     model = LatencyModel()
     for seconds in [0.0] * 30 + [0.1] * 10:

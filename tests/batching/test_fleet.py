@@ -143,6 +143,7 @@ def test_what_was_learned_outlives_a_replica() -> None:
     fleet = Fleet(controller)
     assert fleet.controller is controller
     fleet.renew([FakeReplica()])
+    assert fleet.loads[0].controller is controller
     serve(fleet.loads[0].controller, lambda size: 0.001 * size, 100, 1000)
     learned = fleet.loads[0].controller.cap
     assert learned > 50
@@ -167,6 +168,12 @@ def test_new_replicas_begin_with_a_copy_of_what_the_first_has_learned() -> None:
     assert len({id(load.controller) for load in fleet.loads}) == 3
     serve(fleet.loads[0].controller, lambda size: 9.0, 100, 1000)
     assert kept.controller.cap == fleet.loads[2].controller.cap == learned
+
+
+def test_new_replicas_are_like_those_that_stay_not_like_those_that_went() -> None:
+    fleet, (_, second) = fleet_of(Known(cap=10), Known(cap=20))
+    fleet.renew([FakeReplica(), second.replica])
+    assert [load.controller.cap for load in fleet.loads] == [20, 20]
 
 
 def test_a_replica_that_stays_keeps_its_flights() -> None:
@@ -232,6 +239,8 @@ def test_idle_replicas_share_what_waits_where_that_is_sooner(
 def test_nothing_is_shared_with_busy_ones_or_where_nothing_is_known() -> None:
     fleet, (first, second) = fleet_of(Known(fixed=0.0), Known(fixed=0.0))
     send(second, 1)
+    assert fleet.share(first, 10) == 10
+    send(first, 1)
     assert fleet.share(first, 10) == 10
     fleet, (first, _) = fleet_of(Blind(), Blind())
     assert fleet.share(first, 10) == 10

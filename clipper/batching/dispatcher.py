@@ -134,6 +134,7 @@ class Dispatcher:
         self._alone: deque[list[Job | Slice]] = deque()
         self._arrived = 0
         self._settling = 0.0
+        self._way_back = LEAST_WIRE
         self._scheduled = False
         self._timer: Timer | None = None
         self._timer_due = 0.0
@@ -145,12 +146,6 @@ class Dispatcher:
     def controller(self) -> BatchController:
         """That of the first replica."""
         return self.fleet.controller
-
-    @property
-    def _way_back(self) -> float:
-        """Seconds from a batch's answer until a client has its own."""
-        wire = WIRE_SHARE * self.controller.objective
-        return self._settling + min(MOST_WIRE, max(LEAST_WIRE, wire))
 
     # -- what comes -----------------------------------------------------------------------
 
@@ -214,7 +209,9 @@ class Dispatcher:
 
     def wake(self) -> None:
         """A replica has room."""
-        if not self._scheduled and (self._waits_for_replica or self._hedging.waiting):
+        if not self._scheduled and (
+            self.queue.rows or self._waits_for_replica or self._hedging.waiting
+        ):
             self._scheduled = True
             self._call_soon(self._dispatch)
 
@@ -274,14 +271,15 @@ class Dispatcher:
     def _send_all(self, now: float) -> None:
         """Send batches while there is work and a replica that should have it."""
         fleet, queue = self.fleet, self.queue
-        while self._waits_for_replica:
+        alone, first = self._alone, self._shares.queue
+        while queue.rows or alone or first.rows:
             load = fleet.choose(now, queue)
             if load is None:
                 self.prune()
                 break
-            if self._alone:
-                self._send_alone(load, self._alone.popleft(), now)
-            elif self._shares.queue.rows:
+            if alone:
+                self._send_alone(load, alone.popleft(), now)
+            elif first.rows:
                 self._send_fairly(load, now)
             elif not self._send_next(load, now):
                 break
@@ -464,13 +462,15 @@ class Dispatcher:
         flight.load.record(rows, batch.seconds)
         latency = flight.load.controller.latency
         self._wait.answering(now, rows, self._arrived, latency)
-        if self._waits_for_replica and batch.seconds > AHEAD * self._settling:
+        if batch.seconds > AHEAD * self._settling and self._waits_for_replica:
             self._send_all(now)
         else:
             self.admission.renew(now, self.fleet.loads, self._way_back)
         self._settle(flight, outputs)
         settled = self._now()
         self._settling += (1.0 - MEMORY) * (settled - now - self._settling)
+        wire = WIRE_SHARE * flight.load.controller.objective
+        self._way_back = self._settling + min(MOST_WIRE, max(LEAST_WIRE, wire))
         self._wait.answered(settled)
 
     def _settle(self, flight: Flight, outputs: list[Output]) -> None:

@@ -94,7 +94,10 @@ class ReplicaLoad:
         return max(self.free_at, now) + late
 
     def sent(self, flight: Flight, now: float) -> None:
-        free_at = self.start(now) + self.predicted(flight.batch.rows)
+        latency = self.controller.latency
+        free_at = self.start(now) if self.flights else now
+        if latency is not None:
+            free_at += latency.fixed + latency.per_row * flight.batch.rows
         flight.due = self.free_at = free_at
         self.flights.append(flight)
         self.used_at = now

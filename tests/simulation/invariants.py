@@ -24,6 +24,7 @@ from clipper.query import BatchQuery, Query
 from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output, RowError
 
 from .replicas import FAILS, KILLS, MAX_IN_FLIGHT, RAISES, VirtualReplica, output_of
+from .shares import WatchedShares
 from .watched import Watched
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Invariants:
     # State: what was found wrong; asks that are open; work of each model that is not
     # settled; which rows were ever sent, how often each was begun, and how often there was
     # a cause to begin it again; the largest cap of any controller; rows that were told, by
-    # application, and how each ended; of each model the rows sent once and in copies;
-    # whether work came in the present callback, perhaps amid a dispatch, and when some was
+    # application, and how each ended; of each model the rows sent once and in copies, and
+    # who goes first; whether work came in the present callback, perhaps amid a dispatch, and when some was
     # last given up.
 
     def __init__(self, world: World[Any]) -> None:
@@ -61,6 +62,7 @@ class Invariants:
         self.asks = self.rows = self.batches = 0
         self.first_rows: Counter[Model] = Counter()
         self.copied_rows: Counter[Model] = Counter()
+        self.shares: dict[Model, WatchedShares] = {}
         self.outcomes: Counter[str] = Counter()
         self._came = False
         self._gave_up = 0.0
@@ -75,6 +77,9 @@ class Invariants:
         self.work[model] = {}
         fleet = model.dispatcher.fleet
         fleet.controller = Watched(fleet.controller, self)
+        self.shares[model] = WatchedShares(
+            model.dispatcher, lambda: len(self.world.applications), self.expect
+        )
         submit = model.submit
 
         def watched(work: Job | Block) -> None:
@@ -151,13 +156,26 @@ class Invariants:
             self.expect(self.world.scenario.retry, "a copy of what must not be repeated")
         else:
             self.first_rows[model] += rows
-            last = max(part.deadline for part in parts)
-            if fresh and not dispatcher._alone and not self._came:
-                self.expect(last <= dispatcher.queue.head, "not in the order of deadlines")
+            self._check_order(model, parts, bool(fresh))
         self.expect(rows <= (cap if fresh and not flight.hedged else self.largest_cap),
                     f"{rows} rows with a cap of {cap}")  # fmt: skip
         self._check_copies(model)
         self.world.note(f"send {rows} to {replica.number} copy={flight.hedged}")
+
+    def _check_order(self, model: Model, parts: Sequence[Any], fresh: bool) -> None:
+        """What goes first and the others are in the order of deadlines, each apart."""
+        dispatcher, shares = model.dispatcher, self.shares[model]
+        first = shares.taken(parts)
+        if not fresh or dispatcher._alone or self._came:
+            return
+        others = [part for part in parts if part not in first]
+        if first:
+            last = max(part.deadline for part in first)
+            self.expect(last <= shares.queue.head, "not first in the order of deadlines")
+        if others:
+            last = max(part.deadline for part in others)
+            self.expect(last <= dispatcher.queue.head, "not in the order of deadlines")
+            self.expect(not shares.queue.rows, "others went before who goes first")
 
     def _check_copies(self, model: Model) -> None:
         # beside the budget: each replica is tried when it is new, and when passed over
@@ -274,7 +292,12 @@ class Invariants:
         waiting = _waiting(dispatcher.queue)
         rows = sum(map(waiting_rows, waiting))
         self.expect(rows == dispatcher.queue.rows, "the queue's rows are miscounted")
+        favoured, shares = _waiting(dispatcher._shares.queue), self.shares[model]
+        rows = sum(map(waiting_rows, favoured))
+        self.expect(rows == shares.queue.rows, "the rows that go first are miscounted")
+        shares.check(favoured)
         places: Counter[Any] = Counter(waiting)
+        places.update(favoured)
         places.update(part for parts in dispatcher._alone for part in parts)
         copies: Counter[Any] = Counter()
         for flight in dispatcher.in_flight.values():
@@ -345,6 +368,7 @@ class Invariants:
             dispatcher = model.dispatcher
             self.expect(not self.work[model], f"{len(self.work[model])} were not settled")
             self.expect(not dispatcher.queue.rows, "rows wait")
+            self.expect(not dispatcher._shares.queue.rows, "rows wait that go first")
             self.expect(not dispatcher.in_flight, "batches are in flight")
             self.expect(not dispatcher._alone, "rows wait to be evaluated alone")
             self.expect(not dispatcher._hedging.waiting, "flights wait for a copy")

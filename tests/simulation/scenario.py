@@ -32,6 +32,7 @@ class Scenario:
     seconds: float = 0.3  # while requests come
     slo: float = 0.02
     other_slo: float | None = None  # of a second application over the same model
+    other_share: float = 0.5  # chance that a request is for the second application
     controller: str = "aimd"
     bound: int | None = None  # rows of a batch
     batch_wait: float | str = "auto"
@@ -76,7 +77,8 @@ def random_scenario(seed: int) -> Scenario:
         seed,
         seconds=rng.choice((0.1, 0.2, 0.4)),
         slo=slo,
-        other_slo=rng.choice((None, None, 0.3 * slo, 2.5 * slo)),
+        other_slo=rng.choice((None, None, 0.3 * slo, slo, 2.5 * slo)),
+        other_share=rng.choice((0.05, 0.2, 0.5)),
         controller=rng.choice(sorted(CONTROLLERS)),
         bound=rng.choice((None, None, 1, 7, 30)),
         batch_wait=rng.choice(("auto", "auto", 0.0, 0.5, 2.0, 8.0)),

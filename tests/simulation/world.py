@@ -156,9 +156,7 @@ class World(Generic[W]):
     def send(self, ask: Ask, deadline_ms: float | None, cache: bool) -> None:
         """A request comes in."""
         rng, scenario = self.rng, self.scenario
-        application = ask.application = self.applications[
-            ask.number % len(self.applications)
-        ]
+        application = ask.application = self._application()
         if application in self.dead:
             return
         budget = application.slo
@@ -181,6 +179,12 @@ class World(Generic[W]):
             ask.query = application.submit_batch(
                 rows, ask, deadline_ms=deadline_ms, cache=cache
             )
+
+    def _application(self) -> Application:
+        first, *others = self.applications
+        if others and self.rng.random() < self.scenario.other_share:
+            return others[0]
+        return first
 
     def _happen(self, event: str) -> None:
         model, rng = self.model, self.rng

@@ -7,7 +7,7 @@ from clipper.batching.admission import Admission
 from clipper.batching.load import ReplicaLoad
 
 from .contract import Blind, Known
-from .test_load import NOW, known, send
+from .test_load import NOW, at, known, send
 
 NEVER = float("-inf")
 WAY_BACK = 0.002
@@ -38,24 +38,24 @@ def test_before_anything_is_known_nothing_is_refused() -> None:
 
 def test_the_first_row_is_answered_after_what_runs_and_its_own_batch() -> None:
     admission = renewed(busy(rows=10))
-    assert admission.earliest == pytest.approx(NOW + 0.020 + 0.011 + WAY_BACK)
+    assert admission.earliest == at(0.020 + 0.011 + WAY_BACK)
     assert admission.per_row == pytest.approx(1 / RATE, rel=0.01)
 
 
 def test_what_is_in_the_pipe_comes_first() -> None:
     load = busy(rows=10)
     send(load, 5)
-    assert renewed(load).earliest == pytest.approx(NOW + 0.035 + 0.011 + WAY_BACK)
+    assert renewed(load).earliest == at(0.035 + 0.011 + WAY_BACK)
 
 
 def test_a_batch_that_is_late_delays_those_that_come() -> None:
     admission = renewed(busy(rows=10), now=NOW + 0.05)
-    assert admission.earliest == pytest.approx(NOW + 0.08 + 0.011 + WAY_BACK)
+    assert admission.earliest == at(0.08 + 0.011 + WAY_BACK)
 
 
 def test_the_replica_that_is_free_first_begins_and_all_of_them_work() -> None:
     admission = renewed(busy(rows=50), busy(rows=10), busy(rows=20))
-    assert admission.earliest == pytest.approx(NOW + 0.020 + 0.011 + WAY_BACK)
+    assert admission.earliest == at(0.020 + 0.011 + WAY_BACK)
     assert admission.per_row == pytest.approx(1 / (3 * RATE), rel=0.01)
 
 

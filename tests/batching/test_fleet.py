@@ -8,7 +8,7 @@ from clipper.batching.fleet import IDLE_BETWEEN, TRIAL_SECONDS, Fleet
 from clipper.batching.load import ReplicaLoad
 
 from .contract import Blind, FakeBacklog, Known, serve
-from .test_load import NOW, send
+from .test_load import NOW, at, send
 
 FAST, SLOW = 0.001, 0.01
 
@@ -116,7 +116,7 @@ def test_a_slow_replica_gets_work_when_the_fast_one_has_enough_for_longer() -> N
     send(fast, 10)
     send(fast, 10)  # its pipe is full: free at 40 ms, and 500 rows a second after that
     fill(fast)
-    assert slow.finish(NOW, 50) == pytest.approx(NOW + 0.04)
+    assert slow.finish(NOW, 50) == at(0.04)
     assert fleet.choose(NOW, rows(50)) is slow
     slow.controller = Known(
         SLOW, cap=10

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+
+from clipper.batching.latency import LatencyModel
+from clipper.batching.wait import (
+    LONGEST,
+    PATIENCE,
+    BatchWait,
+    FixedWait,
+    LearnedWait,
+    make_wait,
+)
+from clipper.records import BatchingSettings
+
+from .contract import Known
+
+FIXED = 0.01
+LATENCY = Known(per_row=0.0001, fixed=FIXED).latency
+CHEAP = Known(per_row=0.0001, fixed=0.0002).latency
+
+
+class Line:
+    """One replica, the queue before it, and whoever asks, in time of its own. Everything
+    that waits goes into the next batch."""
+
+    def __init__(
+        self, wait: BatchWait | None = None, latency: LatencyModel | None = LATENCY
+    ) -> None:
+        self.wait = wait or LearnedWait()
+        self.latency = latency
+        self.now = 0.0
+        self.arrived = self.queued = 0
+        self.busy = False
+        self.sizes: list[int] = []
+        self.waits: list[float] = []  # seconds that the replica was kept idle, by batch
+        self.on_answer: Callable[[int], None] = lambda rows: None
+        self._idle_since: float | None = None
+        self._ticket = count()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._ticket), what))
+
+    def run(self, until: float) -> None:
+        while self._events and self._events[0][0] <= until:
+            self.now, _, what = heapq.heappop(self._events)
+            what()
+
+    def ask(self) -> None:
+        self.arrived += 1
+        self.queued += 1
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        wait = self.wait
+        if wait.active:
+            wait.look(self.now, self.arrived)
+        if self.busy or not self.queued:
+            return
+        if self._idle_since is None:
+            self._idle_since = self.now
+        if wait.active:
+            until = wait.until(self.now, self.queued, self.arrived, self.latency)
+            if until > self.now:
+                self.at(until, self.dispatch)
+                return
+        rows, self.queued, self.busy = self.queued, 0, True
+        self.sizes.append(rows)
+        self.waits.append(self.now - self._idle_since)
+        self._idle_since = None
+        if wait.active:
+            wait.taken(self.now, 0)
+        assert LATENCY is not None
+        seconds = (self.latency or LATENCY).seconds(rows)
+        self.at(self.now + seconds, lambda: self.done(rows))
+
+    def done(self, rows: int) -> None:
+        self.busy = False
+        self.wait.answering(self.now, rows, self.arrived, self.latency)
+        self.dispatch()
+        self.on_answer(rows)
+        self.wait.answered(self.now)
+
+
+def closed_loop(line: Line, groups: list[int], seed: int = 1) -> random.Random:
+    """Clients that ask again 0.1 to 0.5 ms after their answers, in groups that begin one
+    while the batch of the other runs."""
+    rng = random.Random(seed)
+
+    def back(rows: int) -> None:
+        for _ in range(rows):
+            line.at(line.now + rng.uniform(0.0001, 0.0005), line.ask)
+
+    line.on_answer = back
+    for turn, clients in enumerate(groups):
+        for _ in range(clients):
+            line.at(0.004 * turn, line.ask)
+    return rng
+
+
+def open_load(line: Line, rate: float, seconds: float, seed: int) -> None:
+    """Clients that ask whenever they like."""
+    rng, when = random.Random(seed), 0.0
+    while (when := when + rng.expovariate(rate)) < seconds:
+        line.at(when, line.ask)
+
+
+# -- so many seconds -------------------------------------------------------------------
+
+
+def test_a_fixed_wait_counts_from_the_first_row_that_was_seen() -> None:
+    wait = FixedWait(0.002)
+    assert wait.active
+    assert wait.until(10.0, 1, 1, None) == 10.002
+    assert wait.until(10.001, 5, 5, None) == 10.002
+    assert wait.until(10.003, 5, 5, LATENCY) == 10.002  # over: at once
+    wait.taken(10.003, 0)
+    assert wait.until(20.0, 1, 6, None) == 20.002
+
+
+def test_rows_that_are_left_over_wait_from_when_the_others_were_taken() -> None:
+    wait = FixedWait(0.002)
+    wait.until(10.0, 9, 9, None)
+    wait.taken(10.003, 1)
+    assert wait.until(10.004, 2, 10, None) == pytest.approx(10.005)
+
+
+def test_a_fixed_wait_gathers_what_comes_meanwhile() -> None:
+    line = Line(FixedWait(0.005))
+    for step in range(8):
+        line.at(1.0 + 0.001 * step, line.ask)
+    line.run(1.1)
+    assert line.sizes == [5, 3] or line.sizes == [6, 2]
+    assert line.waits[0] == pytest.approx(0.005)
+
+
+def test_settings_name_the_wait() -> None:
+    assert isinstance(make_wait(BatchingSettings()), LearnedWait)
+    fixed = make_wait(BatchingSettings(batch_wait=2.5))
+    assert isinstance(fixed, FixedWait) and fixed.until(1.0, 1, 1, None) == 1.0025
+    assert not make_wait(BatchingSettings(batch_wait=0.0)).active
+
+
+# -- clients that come back ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [[10, 10], [8, 24], [30, 10], [12, 12, 12]])
+def test_groups_of_clients_that_take_turns_are_brought_together(groups: list[int]) -> None:
+    line, apart = Line(), Line(FixedWait(0.0))
+    for each in (line, apart):
+        closed_loop(each, groups)
+        each.run(4.0)
+    assert set(line.sizes[-20:]) == {sum(groups)}
+    assert sum(groups) not in apart.sizes
+    assert sum(line.sizes) > 1.3 * sum(apart.sizes)
+
+
+def test_the_wait_ends_as_soon_as_all_are_back() -> None:
+    line = Line()
+    closed_loop(line, [20])
+    line.run(2.0)
+    assert set(line.sizes[-20:]) == {20}
+    assert max(line.waits[-20:]) <= 0.0005
+
+
+@pytest.mark.parametrize("missing", [1, 3])
+def test_who_does_not_come_back_is_not_waited_for_long(missing: int) -> None:
+    line = Line()
+    rng = closed_loop(line, [20])
+    line.run(2.0)
+
+    def some_stay_away(rows: int) -> None:
+        for _ in range(20 - missing):
+            line.at(line.now + rng.uniform(0.0001, 0.0005), line.ask)
+
+    line.on_answer = some_stay_away
+    line.waits.clear()
+    line.run(2.1)
+    # they took at most 0.5 ms on average to be all back
+    assert 0.0004 < line.waits[1] <= PATIENCE * 0.0006
+
+
+def test_no_wait_is_longer_than_the_window_after_the_answer() -> None:
+    line = Line()
+    rng = closed_loop(line, [20])
+
+    def slow(rows: int) -> None:
+        for _ in range(rows):
+            line.at(line.now + rng.uniform(0.0, 2 * LONGEST), line.ask)
+
+    line.on_answer = slow
+    line.run(5.0)
+    assert max(line.waits) <= LONGEST
+
+
+def test_it_learns_that_half_of_the_clients_left() -> None:
+    line = Line()
+    rng = closed_loop(line, [20])
+    line.run(2.0)
+
+    def half(rows: int) -> None:
+        for _ in range(min(rows, 10)):
+            line.at(line.now + rng.uniform(0.0001, 0.0005), line.ask)
+
+    line.on_answer = half
+    line.run(3.0)
+    line.waits.clear()
+    line.run(4.0)
+    assert set(line.sizes[-20:]) == {10}
+    assert max(line.waits) <= 0.0005  # only until the ten are back
+
+
+# -- and clients that do not -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("rate", [30.0, 200.0, 1000.0, 4000.0])
+def test_independent_clients_are_not_waited_for(rate: float, seed: int) -> None:
+    line, plain = Line(), Line(FixedWait(0.0))
+    seconds = 20.0 if rate < 100.0 else 5.0
+    for each in (line, plain):
+        open_load(each, rate, seconds, seed)
+        each.run(seconds)
+    assert sum(line.waits) <= 0.02 * seconds
+    waited = sum(wait > 0.0 for wait in line.waits[20:])
+    assert waited <= 0.1 * len(line.sizes)
+
+
+def test_where_the_fixed_cost_is_next_to_nothing_nobody_is_waited_for() -> None:
+    line = Line(latency=CHEAP)
+    closed_loop(line, [10, 10])
+    line.run(1.0)
+    assert not line.wait.active and max(line.waits) == 0.0
+
+
+def test_where_nothing_is_known_nobody_is_waited_for() -> None:
+    line = Line(latency=None)
+    closed_loop(line, [10, 10])
+    line.run(1.0)
+    assert not line.wait.active and max(line.waits) == 0.0
+
+
+def test_before_the_first_answer_nobody_is_waited_for() -> None:
+    wait = LearnedWait()
+    assert not wait.active
+    assert wait.until(5.0, 1, 1, LATENCY) == 5.0
+    wait.look(5.0, 1)
+    assert not wait.active

@@ -40,7 +40,6 @@ _DEFAULT_TAIL = b'","output":%b,"default":true,"default_explanation":%b}'
 
 GONE = RowError("unavailable", "The application was deleted")
 
-# The class of the error that a failed query becomes where there is no default output.
 _ERRORS: dict[str, type[ClipperError]] = {
     "deadline_exceeded": DeadlineExceeded,
     "no_model": Unavailable,
@@ -371,7 +370,7 @@ class Application:
             return tail
 
     def error_for(self, error: RowError) -> ClipperError:
-        return _ERRORS.get(error.code, ModelFailed)(error.cause)
+        return error_class(error)(error.cause)
 
     def prediction(self, query: Query) -> Prediction:
         """The settled query as a value. Raises where there is no default output."""
@@ -384,6 +383,11 @@ class Application:
         if default is None:
             raise self.error_for(output)
         return Prediction(query_id, msgspec.json.decode(default), True, output.cause)
+
+
+def error_class(error: RowError) -> type[ClipperError]:
+    """What a failed query becomes where there is no default output."""
+    return _ERRORS.get(error.code, ModelFailed)
 
 
 def render_string(text: str, parse: bool) -> bytes:

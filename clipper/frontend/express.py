@@ -13,15 +13,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
+from clipper.application import error_class
 from clipper.errors import (
     BodyTimeout,
     ClipperError,
     HeadersTooLarge,
     Overloaded,
     Unavailable,
+    from_wire,
 )
 from clipper.frontend.answers import (
     answer_headers,
@@ -299,6 +302,9 @@ class Express(asyncio.Protocol):
             query_id = query.stamp.issue(query.arrived)
             self.transport.write(_DEFAULT % (length, query_id, tail))
             self._answered(close=False)
+        elif type(output) is RowError and staying:
+            self.transport.write(_failure(error_class(output).code, output.cause))
+            self._answered(close=False)
         else:
             self._respond(*prediction_answer(query))
 
@@ -345,19 +351,7 @@ class Express(asyncio.Protocol):
         self._answered(close=close)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], close: bool) -> None:
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\n%b%b%bContent-Length: %d\r\n\r\n%b"
-            % (
-                status,
-                HTTPStatus(status).phrase.encode(),
-                _COMMON,
-                lines.encode(),
-                b"Connection: close\r\n" if close else b"",
-                len(body),
-                body,
-            )
-        )
+        self.transport.write(_message(status, body, headers, close))
 
     def _answered(self, *, close: bool) -> None:
         self._query = self._plan = None
@@ -439,3 +433,26 @@ def _too_many_bytes() -> Overloaded:
 
 def _shutting_down() -> Unavailable:
     return Unavailable("the server is shutting down")
+
+
+def _message(status: int, body: bytes, headers: dict[str, str], close: bool) -> bytes:
+    """A whole answer."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return b"HTTP/1.1 %d %b\r\n%b%b%bContent-Length: %d\r\n\r\n%b" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        _COMMON,
+        lines.encode(),
+        b"Connection: close\r\n" if close else b"",
+        len(body),
+        body,
+    )
+
+
+@lru_cache(maxsize=64)
+def _failure(code: str, cause: str) -> bytes:
+    """The answer to a query that failed; there are few, and under overload they are
+    sent often."""
+    error = from_wire(code, cause)
+    headers = answer_headers(error.status)
+    return _message(error.status, error_answer(error), headers, close=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from clipper.application import Application
 from clipper.batching.aimd import AIMD
 from clipper.batching.controller import Backlog, Plan
 from clipper.batching.registry import CONTROLLERS
@@ -64,17 +65,19 @@ class Fifo(AIMD):
 
 @dataclass
 class Load:
-    """Queries per second from `at` seconds on."""
+    """Queries per second from `at` seconds on, and those of a second application."""
 
     at: float
     rate: float
+    other: float = 0.0
 
 
 class Meter:
     """Hears of every answer and every batch."""
 
-    # State: times of answers in time, latencies of all answers, outcomes by name, and for
-    # every batch that came back its time, rows, seconds, and the cap then.
+    # State: times of answers in time, latencies of all answers, outcomes by name; by the
+    # application, the times at which queries were settled, and whether in time; for every
+    # batch that came back its time, rows, seconds, and the cap then.
 
     def __init__(self, world: World[Meter]) -> None:
         self.world = world
@@ -83,17 +86,20 @@ class Meter:
         self.latencies: list[float] = []
         self.latest = 0.0  # seconds that an answer came after its deadline
         self.outcomes: Counter[str] = Counter()
+        self.settled: dict[Application, list[tuple[float, bool]]] = {}
         self.batches: list[tuple[float, int, float, int]] = []
 
     def query_settled(self, query: Query) -> None:
         now, output = self.now(), query.output
         self.latest = max(self.latest, now - query.deadline)
+        good = type(output) is not RowError and now <= query.deadline
+        self.settled.setdefault(query.application, []).append((now, good))
         if type(output) is RowError:
             self.outcomes[output.code] += 1
             return
         self.outcomes["output"] += 1
         self.latencies.append(now - query.arrived)
-        if now <= query.deadline:
+        if good:
             self.good.append(now)
 
     def model_added(self, model: Any) -> None: ...
@@ -130,6 +136,7 @@ class Trial:
             seed,
             seconds,
             slo,
+            other_slo=slo if any(load.other for load in loads) else None,
             controller=controller,
             nature=nature,
             caching=False,
@@ -153,7 +160,8 @@ class Trial:
         now = world.clock.now() - world.begin
         while len(self._loads) > 1 and self._loads[1].at <= now:
             self._loads.pop(0)
-        rate = self._loads[0].rate
+        load = self._loads[0]
+        rate = load.rate + load.other
         if rate > AT_ONCE:
             wait, count = STEP, _poisson(rng, rate * STEP)
         else:
@@ -162,10 +170,11 @@ class Trial:
             world.loop.at(world.begin + now + wait, self._arrive, count)
 
     def _arrive(self, count: int) -> None:
-        application, meter = self.world.applications[0], self.meter
-        row = row_of(1)
+        first, *others = self.world.applications
+        load, rng, row = self._loads[0], self._rng, row_of(1)
         for _ in range(count):
-            application.submit(row, meter)
+            other = load.other and rng.random() * (load.rate + load.other) < load.other
+            (others[0] if other else first).submit(row, self.meter)
         self._offer()
 
     # -- figures -------------------------------------------------------------------------
@@ -176,6 +185,20 @@ class Trial:
         return (bisect_left(good, start + end) - bisect_left(good, start + begin)) / (
             end - begin
         )
+
+    def rate_of(self, application: int, begin: float, end: float) -> float:
+        """Answers in time per second, of one application."""
+        return sum(self._settled(application, begin, end)) / (end - begin)
+
+    def share_of(self, application: int, begin: float, end: float) -> float:
+        """The share of one application's queries that is answered in time."""
+        settled = self._settled(application, begin, end)
+        return sum(settled) / max(1, len(settled))
+
+    def _settled(self, application: int, begin: float, end: float) -> list[bool]:
+        start = self.world.begin
+        settled = self.meter.settled.get(self.world.applications[application], [])
+        return [good for at, good in settled if begin <= at - start < end]
 
     def caps(self, begin: float, end: float) -> list[int]:
         """The cap whenever a batch came back."""

@@ -45,8 +45,8 @@ class Invariants:
     # settled; which rows were ever sent, how often each was begun, and how often there was
     # a cause to begin it again; the largest cap of any controller; rows that were told, by
     # application, and how each ended; of each model the rows sent once and in copies, and
-    # who goes first; whether work came in the present callback, perhaps amid a dispatch, and when some was
-    # last given up.
+    # who goes first; whether work came in the present callback, perhaps amid a dispatch,
+    # and when some was last given up.
 
     def __init__(self, world: World[Any]) -> None:
         self.world = world
@@ -80,13 +80,20 @@ class Invariants:
         self.shares[model] = WatchedShares(
             model.dispatcher, lambda: len(self.world.applications), self.expect
         )
-        submit = model.submit
+        dispatcher: Any = model.dispatcher
+        submit, accept = dispatcher.submit, dispatcher.accept
 
-        def watched(work: Job | Block) -> None:
+        def watched_submit(work: Job | Block) -> None:
             self.submitted(model, work)
             submit(work)
 
-        model.submit = watched
+        def watched_accept(work: Job | Block) -> None:
+            if work not in self.work[model]:  # it comes without being submitted
+                self.submitted(model, work)
+            accept(work)
+
+        model.submit = dispatcher.submit = watched_submit
+        dispatcher.accept = watched_accept
 
     def submitted(self, model: Model, work: Job | Block) -> None:
         self._came = True

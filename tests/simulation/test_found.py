@@ -16,7 +16,8 @@ from clipper.values import FailureKind, Output, RowError
 
 
 class Waiter:
-    def __init__(self) -> None:
+    def __init__(self, source: str = "one") -> None:
+        self.source = source
         self.output: Output | None = None
 
     def job_done(self, output: Output) -> None:
@@ -109,6 +110,82 @@ def test_a_last_replica_leaves_no_flight_that_waits_for_a_copy(
     pair.turn()
     assert not pair.dispatcher._hedging.waiting
     assert not pair.dispatcher.in_flight
+
+
+class Shared:
+    """A dispatcher with one replica that several applications ask, flooded by "one"."""
+
+    def __init__(self, clock: ManualClock, loop: FakeLoop, bound: int) -> None:
+        self.clock, self.loop = clock, loop
+        self.controller = Fixed(1.0, bound)
+        self.replica = FakeReplica()
+        ready = (self.replica,)
+        self.dispatcher = Dispatcher(
+            InputType.DOUBLES,
+            self.controller,
+            lambda: ready,
+            clock=clock,
+            call_soon=loop.call_soon,
+            call_later=loop.call_later,
+        )
+        self.dispatcher.shared = True
+
+    def job(self, source: str, budget: float = 10.0) -> Job:
+        row = struct.pack("<d", 1.0)
+        job = Job(row, None, self.clock.now() + budget, Waiter(source))
+        self.dispatcher.submit(job)
+        return job
+
+    def fill(self, rows: int) -> None:
+        """Let the replica be busy with two batches, and that many rows of "one" wait."""
+        bound = self.controller.cap
+        for _ in range(2):
+            for _ in range(bound):
+                self.job("one")
+            self.loop.turn()
+        for _ in range(rows):
+            self.job("one")
+
+    def answer(self) -> None:
+        self.replica.answer()
+        self.dispatcher.wake()
+        self.loop.turn()
+
+
+def test_what_goes_first_and_becomes_more_urgent_is_counted_once(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    shared = Shared(clock, fake_loop, 2)
+    shared.fill(6)
+    job = shared.job("other")
+    assert shared.dispatcher._shares.queue.rows == 1
+    joined = Waiter("other")
+    assert job.join(joined, clock.now() + 0.5)
+    shared.dispatcher.promote(job)
+    clock.move(1.0)  # whoever joined it has left again
+    for waiter in list(job.waiters):
+        job.leave(waiter)
+    job.expires = clock.now()
+    shared.dispatcher.prune()
+    assert job.settled
+    assert shared.dispatcher._shares.queue.rows == 0
+    assert shared.dispatcher.queue.rows == 6
+
+
+def test_what_went_first_and_had_no_room_counts_to_the_next_batch(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    shared = Shared(clock, fake_loop, 2)
+    shared.fill(8)
+    first = shared.job("other"), shared.job("another")
+    queue = shared.dispatcher._shares.queue
+    assert queue.rows == 2
+    shared.controller.bound = 1  # a batch has become smaller since
+    shared.answer()
+    assert [job.queued for job in first].count(True) == 1
+    left = next(job.source for job in first if job.queued)
+    shared.job(left)
+    assert queue.rows == 1
 
 
 class Deadlines:

@@ -59,13 +59,15 @@ def test_a_seed_decides_all() -> None:
 
 
 def test_seeds_lead_everywhere() -> None:
-    """Every way that a row can end, and every fault, occurs among few seeds."""
+    """Every way that a row can end, every fault, and rows that go before others for the
+    sake of fairness occur among few seeds."""
     outcomes: Counter[str] = Counter()
-    copied = retried = abandoned = shed = refused = 0
+    copied = retried = abandoned = shed = refused = fair = 0
     failures: Counter[str] = Counter()
     for seed in range(100):
         world = run(seed)
         outcomes.update(world.watch.outcomes)
+        fair += any(shares.rows for shares in world.watch.shares.values())
         for model in world.models:
             stats = model.dispatcher.stats
             copied += stats.hedged_rows
@@ -80,3 +82,4 @@ def test_seeds_lead_everywhere() -> None:
     }  # fmt: skip
     assert all(failures[kind.value] for kind in FailureKind)
     assert min(copied, retried, abandoned, shed, refused) > 10
+    assert fair > 20

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import heapq
 import random
-from collections.abc import Callable
-from itertools import count
 
 import pytest
 
-from clipper.batching.latency import LatencyModel
 from clipper.batching.wait import (
     LONGEST,
     PATIENCE,
@@ -19,96 +15,9 @@ from clipper.batching.wait import (
 from clipper.records import BatchingSettings
 
 from .contract import Known
+from .line import LATENCY, Line, closed_loop, open_load
 
-FIXED = 0.01
-LATENCY = Known(per_row=0.0001, fixed=FIXED).latency
 CHEAP = Known(per_row=0.0001, fixed=0.0002).latency
-
-
-class Line:
-    """One replica, the queue before it, and whoever asks, in time of its own. Everything
-    that waits goes into the next batch."""
-
-    def __init__(
-        self, wait: BatchWait | None = None, latency: LatencyModel | None = LATENCY
-    ) -> None:
-        self.wait = wait or LearnedWait()
-        self.latency = latency
-        self.now = 0.0
-        self.arrived = self.queued = 0
-        self.busy = False
-        self.sizes: list[int] = []
-        self.waits: list[float] = []  # seconds that the replica was kept idle, by batch
-        self.on_answer: Callable[[int], None] = lambda rows: None
-        self._idle_since: float | None = None
-        self._ticket = count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-
-    def at(self, when: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (when, next(self._ticket), what))
-
-    def run(self, until: float) -> None:
-        while self._events and self._events[0][0] <= until:
-            self.now, _, what = heapq.heappop(self._events)
-            what()
-
-    def ask(self) -> None:
-        self.arrived += 1
-        self.queued += 1
-        self.dispatch()
-
-    def dispatch(self) -> None:
-        wait = self.wait
-        if wait.active:
-            wait.look(self.now, self.arrived)
-        if self.busy or not self.queued:
-            return
-        if self._idle_since is None:
-            self._idle_since = self.now
-        if wait.active:
-            until = wait.until(self.now, self.queued, self.arrived, self.latency)
-            if until > self.now:
-                self.at(until, self.dispatch)
-                return
-        rows, self.queued, self.busy = self.queued, 0, True
-        self.sizes.append(rows)
-        self.waits.append(self.now - self._idle_since)
-        self._idle_since = None
-        if wait.active:
-            wait.taken(self.now, 0)
-        assert LATENCY is not None
-        seconds = (self.latency or LATENCY).seconds(rows)
-        self.at(self.now + seconds, lambda: self.done(rows))
-
-    def done(self, rows: int) -> None:
-        self.busy = False
-        self.wait.answering(self.now, rows, self.arrived, self.latency)
-        self.dispatch()
-        self.on_answer(rows)
-        self.wait.answered(self.now)
-
-
-def closed_loop(line: Line, groups: list[int], seed: int = 1) -> random.Random:
-    """Clients that ask again 0.1 to 0.5 ms after their answers, in groups that begin one
-    while the batch of the other runs."""
-    rng = random.Random(seed)
-
-    def back(rows: int) -> None:
-        for _ in range(rows):
-            line.at(line.now + rng.uniform(0.0001, 0.0005), line.ask)
-
-    line.on_answer = back
-    for turn, clients in enumerate(groups):
-        for _ in range(clients):
-            line.at(0.004 * turn, line.ask)
-    return rng
-
-
-def open_load(line: Line, rate: float, seconds: float, seed: int) -> None:
-    """Clients that ask whenever they like."""
-    rng, when = random.Random(seed), 0.0
-    while (when := when + rng.expovariate(rate)) < seconds:
-        line.at(when, line.ask)
 
 
 # -- so many seconds -------------------------------------------------------------------
@@ -199,6 +108,60 @@ def test_no_wait_is_longer_than_the_window_after_the_answer() -> None:
     assert max(line.waits) <= LONGEST
 
 
+def taught(seconds: float) -> tuple[LearnedWait, float, int]:
+    """A wait whose 20 clients always took so many seconds to come back, 20 others that
+    came meanwhile, and the moment of the latest answer."""
+    wait, now, arrived = LearnedWait(), 0.0, 20
+    for _ in range(60):
+        now += 0.03
+        wait.answering(now, 20, arrived, LATENCY)
+        wait.answered(now)
+        arrived += 20
+        wait.look(now + seconds, arrived)
+    wait.answering(now + 0.03, 20, arrived, LATENCY)
+    wait.answered(now + 0.03)
+    return wait, now + 0.03, arrived
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.004, 0.007])
+def test_waiting_ends_where_those_who_are_missing_are_given_up(seconds: float) -> None:
+    wait, now, arrived = taught(seconds)
+    expected = now + min(PATIENCE * seconds, LONGEST)
+    assert wait.until(now, 1, arrived, LATENCY) == pytest.approx(expected, abs=1e-4)
+    assert wait.until(now, 19, arrived + 19, LATENCY) > now
+    assert wait.until(now, 20, arrived + 20, LATENCY) == now
+
+
+def test_clients_that_take_as_long_as_another_batch_costs_are_not_waited_for() -> None:
+    wait, now, arrived = taught(0.009)
+    assert wait.until(now, 1, arrived, LATENCY) == now
+
+
+@pytest.mark.parametrize("clients", [20, 200])
+@pytest.mark.parametrize(
+    ("hurry", "gain"), [(0.0, 0.99), (0.2, 0.98), (0.5, 0.98), (0.8, 1.02), (0.95, 1.1)]
+)
+def test_where_some_hurry_and_others_do_not_waiting_pays_or_costs_nothing(
+    hurry: float, gain: float, clients: int
+) -> None:
+    def rows(wait: BatchWait) -> int:
+        line, rng = Line(wait), random.Random(8)
+
+        def some_hurry(rows: int) -> None:
+            for _ in range(rows):
+                slow = rng.random() >= hurry
+                span = (0.03, 0.05) if slow else (0.0001, 0.0005)
+                line.at(line.now + rng.uniform(*span), line.ask)
+
+        line.on_answer = some_hurry
+        for _ in range(clients):
+            line.at(rng.uniform(0.0, 0.03), line.ask)
+        line.run(4.0)
+        return sum(line.sizes)
+
+    assert rows(LearnedWait()) >= gain * rows(FixedWait(0.0))
+
+
 def test_it_learns_that_half_of_the_clients_left() -> None:
     line = Line()
     rng = closed_loop(line, [20])
@@ -251,4 +214,14 @@ def test_before_the_first_answer_nobody_is_waited_for() -> None:
     assert not wait.active
     assert wait.until(5.0, 1, 1, LATENCY) == 5.0
     wait.look(5.0, 1)
+    assert not wait.active
+
+
+def test_once_the_window_is_over_nothing_is_active() -> None:
+    wait = LearnedWait()
+    wait.answering(5.0, 8, 8, LATENCY)
+    wait.answered(5.001)
+    wait.look(5.001 + LONGEST, 12)
+    assert wait.active
+    wait.look(5.0011 + LONGEST, 13)
     assert not wait.active

@@ -204,7 +204,7 @@ class Dispatcher:
 
     def promote(self, job: Job) -> None:
         """A waiter with an earlier deadline joined the job."""
-        if job.queued:
+        if job.queued and not self._shares.promote(job):
             self.queue.promote(job)
 
     def wake(self) -> None:

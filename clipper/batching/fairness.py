@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from clipper.batching.job import Work
+from clipper.batching.job import Job, Work
 from clipper.batching.queue import JobQueue
 
 
@@ -44,8 +44,16 @@ class FairShares:
         self.queue.push(work)
         return True
 
+    def promote(self, job: Job) -> bool:
+        """A job got an earlier deadline; false if it does not go first. It must not leave
+        an old entry here, which would count again if the job is retried in the other."""
+        if not self.queue.rows or not self.queue.withdraw(job):
+            return False
+        self.queue.push(job)
+        return True
+
     def sent(self, rows: int) -> None:
         """A batch went out."""
         self._waiting = None
-        self._let_in.clear()
+        self._let_in = self.queue.by_source()  # what had no room counts to the next one
         self._batch = rows

@@ -46,6 +46,19 @@ class JobQueue:
         old entry is skipped when it comes up."""
         heapq.heappush(self._heap, (job.deadline, next(self._ticket), job))
 
+    def withdraw(self, work: Work) -> bool:
+        """Take out work that stands here at most once; false if it does not."""
+        if work in self._line:
+            self._line.remove(work)
+        else:
+            others = [entry for entry in self._heap if entry[2] is not work]
+            if len(others) == len(self._heap):
+                return False
+            heapq.heapify(others)
+            self._heap = others
+        self.rows -= waiting_rows(work)
+        return True
+
     def take(self, limit: int, max_bytes: int, now: float) -> tuple[list[Part], list[Work]]:
         """Up to `limit` rows in order, and the work that was dropped on the way because
         nobody wants it or its time is over. At least one row is taken if any is left."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from clipper.batching.dispatcher import DispatcherStats
+from clipper.batching.outcomes import DispatcherStats
 from clipper.metrics import Histogram, time_buckets
 from clipper.values import RowError
 

@@ -11,8 +11,8 @@ import pytest
 from fakes import FakeLoop, FakeReplica, FakeReplicaSet, ManualClock
 
 from clipper.application import GONE, Application, render_string
-from clipper.batching.dispatcher import FULL
 from clipper.batching.job import EXPIRED
+from clipper.batching.outcomes import FULL
 from clipper.cache import PredictionCache
 from clipper.config import Limits
 from clipper.errors import (

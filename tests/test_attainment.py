@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper.attainment import WINDOW, ApplicationStats, Recent
-from clipper.batching.dispatcher import REFUSED, SHED, DispatcherStats
 from clipper.batching.job import EXPIRED
+from clipper.batching.outcomes import REFUSED, SHED, DispatcherStats
 from clipper.values import RowError
 
 

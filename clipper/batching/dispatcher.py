@@ -21,14 +21,21 @@ from clipper.batching.fleet import Fleet
 from clipper.batching.hedging import Hedging
 from clipper.batching.job import EXPIRED, Job, Part, Slice, Work, waiting_rows
 from clipper.batching.load import Flight, Replica, ReplicaLoad
+from clipper.batching.outcomes import (
+    ABANDONED,
+    CODES,
+    FULL,
+    REFUSED,
+    SHED,
+    DispatcherStats,
+)
 from clipper.batching.queue import JobQueue
 from clipper.batching.recovery import recover
 from clipper.batching.wait import BatchWait, FixedWait
 from clipper.clock import Clock
 from clipper.inputs import InputType
 from clipper.layout import layout_of, layout_of_blocks
-from clipper.metrics import Histogram, size_buckets, time_buckets
-from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output, RowError
+from clipper.values import Batch, BatchFailure, BatchResult, Output, RowError
 
 # A batch is one frame to the worker: past this many bytes it is cut, so that no frame
 # keeps the pipe and the memory of both ends busy for long.
@@ -53,41 +60,11 @@ TRIAL_SECONDS = 0.05
 
 TICK = 0.001  # seconds: the finest step of an event loop's timers
 
-REFUSED = RowError("overloaded", "The model is overloaded and could not answer in time")
-FULL = RowError("overloaded", "Too much work is waiting for the model")
-SHED = RowError("overloaded", "The model is overloaded and cannot answer in time")
-ABANDONED = RowError("cancelled", "nobody waits for this row any more")
-
-_CODES = {
-    FailureKind.RAISED: "model_failed",
-    FailureKind.WRONG_COUNT: "model_failed",
-    FailureKind.CRASHED: "model_crashed",
-    FailureKind.HUNG: "model_hung",
-    FailureKind.RETURNED: "unavailable",
-}
-
 _JOBS: set[type] = {Job}
 
 
 class Timer(Protocol):
     def cancel(self) -> None: ...
-
-
-class DispatcherStats:
-    """Counters of one model version, plain numbers that are published at scrape time."""
-
-    def __init__(self) -> None:
-        self.batches = 0
-        self.rows = 0
-        self.failed_batches = dict.fromkeys(FailureKind, 0)
-        self.retried_rows = 0
-        self.hedged_rows = 0
-        self.refused_rows = 0
-        self.expired_rows = 0
-        self.abandoned_rows = 0
-        self.shed_rows = 0
-        self.batch_rows = Histogram(size_buckets())
-        self.service_seconds = Histogram(time_buckets())
 
 
 class Dispatcher:
@@ -146,6 +123,11 @@ class Dispatcher:
     def controller(self) -> BatchController:
         """That of the first replica."""
         return self.fleet.controller
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that no replica has been given."""
+        return self.queue.rows + self._shares.queue.rows
 
     # -- what comes -----------------------------------------------------------------------
 
@@ -504,7 +486,7 @@ class Dispatcher:
             self._resubmit(part)
         for group in alone:
             self._evaluate_alone(group)
-        error = RowError(_CODES[kind], failure.cause)
+        error = RowError(CODES[kind], failure.cause)
         for part in failed:
             part.fail(error)
 

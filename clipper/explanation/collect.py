@@ -10,9 +10,9 @@ from msgspec.structs import asdict
 from clipper.application import Application
 from clipper.attainment import ModelTotals, Recent, model_totals
 from clipper.batching.controller import BatchController
-from clipper.batching.dispatcher import FULL, REFUSED, SHED
 from clipper.batching.latency import LatencyModel
 from clipper.batching.load import ReplicaLoad
+from clipper.batching.outcomes import FULL, REFUSED, SHED
 from clipper.cache import PredictionCache
 from clipper.explanation.facts import (
     Attainment,
@@ -113,7 +113,7 @@ def _cache(application: Application, cache: PredictionCache[Any]) -> CacheUse:
 def _model(model: Model, current: bool, recent: Recent) -> ModelFacts:
     record, dispatcher = model.record, model.dispatcher
     replicas, controller = model.replicas.statistics(), dispatcher.controller
-    stats, queue_rows = dispatcher.stats, dispatcher.queue.rows
+    stats, queue_rows = dispatcher.stats, dispatcher.waiting_rows
     state, reason = replicas.state.value, replicas.reason
     if not replicas.wanted:
         state = "stopped"

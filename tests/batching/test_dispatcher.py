@@ -8,9 +8,10 @@ from fakes import FakeLoop, FakeReplica, ManualClock
 
 from clipper.batching.aimd import AIMD
 from clipper.batching.controller import Backlog, Plan
-from clipper.batching.dispatcher import ABANDONED, SHED, Dispatcher
+from clipper.batching.dispatcher import Dispatcher
 from clipper.batching.fixed import Fixed
 from clipper.batching.job import EXPIRED, Block, Job
+from clipper.batching.outcomes import ABANDONED, SHED
 from clipper.inputs import InputType, encode_python
 from clipper.values import FailureKind, RowError
 

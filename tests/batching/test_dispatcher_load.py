@@ -8,12 +8,14 @@ import pytest
 from fakes import FakeLoop, ManualClock
 
 from clipper.batching.aimd import AIMD
+from clipper.batching.controller import Backlog, Plan
 from clipper.batching.dispatcher import FULL, MOST_WIRE, REFUSED, SHED, TICK
 from clipper.batching.wait import FixedWait
 
 from .contract import Known
 from .test_dispatcher import Bench
 from .test_dispatcher_replicas import FIXED, PER_ROW, Yard
+from .test_load import at
 from .test_queue import Waiter
 
 # -- what comes too late ---------------------------------------------------------------
@@ -59,6 +61,28 @@ def test_a_queue_has_its_limit(clock: ManualClock, fake_loop: FakeLoop) -> None:
     waiting = [yard.job(value) for value in range(3)]
     assert yard.job(4).output == FULL
     assert not any(waiter.told for waiter in waiting)
+
+
+class Spy(Known):
+    """Remembers when batches were to begin."""
+
+    def plan(self, now: float, backlog: Backlog) -> Plan:
+        self.begins = now
+        return super().plan(now, backlog)
+
+
+def test_a_batch_is_planned_for_when_it_begins_and_the_way_back_is_kept_free(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    spy = Spy(PER_ROW, FIXED, cap=4)
+    yard = Yard(clock, fake_loop, spy)
+    yard.send(0)
+    yard.back(0)
+    for begins in (0.0, 0.014):  # at once, and after four rows
+        for value in range(4):
+            yard.job(value)
+        fake_loop.turn()
+        assert spy.begins == at(begins + MOST_WIRE)
 
 
 class Sluggish(Bench):
@@ -178,3 +202,13 @@ def test_what_waited_for_a_replica_is_not_kept_any_longer(
     fake_loop.advance(1.0)
     yard.back(0)
     assert yard.with_replicas() == [[9.0]]
+
+
+def test_a_batch_that_goes_ahead_of_another_answer_does_not_wait(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    yard = Yard(clock, fake_loop, Known(PER_ROW, 0.0, cap=4), wait=FixedWait(0.005))
+    yard.send(1)
+    fake_loop.advance(0.0051)
+    yard.send(2)
+    assert yard.with_replicas() == [[1.0, 2.0]]

@@ -139,6 +139,16 @@ def test_a_replica_that_was_passed_over_for_long_is_tried_with_a_copy(
     assert yard.dispatcher.in_flight == {}
 
 
+def test_many_rows_of_one_query_are_too_many_for_a_trial(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    yard = Yard(clock, fake_loop, Known(PER_ROW, FIXED), Known(PER_ROW, 20.0))
+    clock.move(TRIAL_SECONDS)
+    yard.block([1.0, 2.0])
+    fake_loop.turn()
+    assert yard.with_replicas() == [[1.0, 2.0], []]
+
+
 # -- a second replica for what takes too long ------------------------------------------
 
 

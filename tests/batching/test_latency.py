@@ -144,6 +144,7 @@ def test_one_outlier_hardly_bends_the_line(rows: int) -> None:
     load = Load(100)
     before = [load.model.seconds(r) for r in SIZES]
     load.model.record(rows, 100 * line(rows))
+    load.model.record(8, line(8))  # it counts when it is clear that it was alone
     after = [load.model.seconds(r) for r in SIZES]
     assert all(abs(b / a - 1.0) < 0.2 for a, b in zip(before, after, strict=True))
 
@@ -153,8 +154,9 @@ def test_pauses_that_do_not_last_are_no_jump() -> None:
     for _ in range(2):
         for _ in range(5):
             load.model.record(32, 10 * line(32))
+        load.run(1)
+        assert load.error() < 0.6
         load.run(20)
-    assert load.error() < 0.35
 
 
 @pytest.mark.parametrize("speed", [0.5, 2.0])
@@ -184,6 +186,15 @@ def test_a_model_that_took_no_time_at_all_may_begin_to_take_some() -> None:
     for seconds in [0.0] * 30 + [0.1] * 10:
         model.record(1, seconds)
     assert model.seconds(1) == pytest.approx(0.1, rel=0.2)
+
+
+def test_a_jump_of_the_fixed_cost_alone_is_followed_too() -> None:
+    load = Load(200)
+    for _ in range(30):
+        rows = load.random.randint(1, 64)
+        load.model.record(rows, line(rows) + 0.1)
+    for rows in SIZES:
+        assert load.model.seconds(rows) == pytest.approx(line(rows) + 0.1, rel=0.15)
 
 
 def test_a_slow_drift_is_followed() -> None:
@@ -218,6 +229,14 @@ def test_the_spread_is_what_nearly_all_batches_stay_below() -> None:
         rows = fresh.randint(1, 64)
         noise.append(line(rows) * fresh.uniform(0.8, 1.2) - load.model.seconds(rows))
     assert abs(below(noise, load.model.spread) - 0.95) < 0.05
+
+
+def test_the_spread_follows_the_noise() -> None:
+    load = Load(300, noise=0.02)
+    before = load.model.spread
+    load.noise = 0.2
+    load.run(100)
+    assert load.model.spread > 4 * before
 
 
 def test_the_spread_of_a_model_without_noise_is_nothing() -> None:

@@ -266,6 +266,8 @@ class Dispatcher:
             elif not self._send_next(load, now):
                 break
         self.admission.renew(now, fleet.loads, self._way_back)
+        if self._retry and len(fleet.loads) > 1:
+            self._wake_at(self._hedging.next_due(fleet.loads, now), now)
 
     def _send_next(self, load: ReplicaLoad, now: float) -> bool:
         """Send the next batch to the replica; false if it should wait to become fuller."""
@@ -404,7 +406,6 @@ class Dispatcher:
                 hedging.waiting.append(late)
             else:
                 self._send_copy(other, late.parts, now)
-        self._wake_at(hedging.next_due(fleet.loads, now), now)
 
     def _try_neglected(self, flight: Flight, now: float) -> None:
         """Copy one row to a replica of which too little is known by now."""

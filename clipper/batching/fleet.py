@@ -43,8 +43,6 @@ class Fleet:
         self.replicas = ready
         before = {load.replica: load for load in self.loads}
         kept = [before[replica] for replica in ready if replica in before]
-        if not kept and self.loads:
-            self.controller = self.loads[0].controller
         loads: list[ReplicaLoad] = []
         for replica in ready:
             load = before.get(replica)

@@ -15,6 +15,7 @@ RESIDUALS = 256  # batches whose distance from the line is remembered
 REFRESH = 16  # batches after which the quantiles are taken anew
 SAFE = 0.95
 FIRST = 5  # batches before the line is good enough to measure distances from it
+COLD = 3.0  # times the second batch: a first one that took more had to warm up
 ENOUGH = 20  # batches before what is far off the line is set aside
 
 # A batch far off the line may have met a pause of the machine, which must not bend it, or
@@ -92,6 +93,8 @@ class LatencyModel:
             self.largest = rows
         expected = self.fixed + self.per_row * rows
         residual = seconds - expected
+        if batches == 1 and self.fixed > COLD * seconds:
+            self._n = self._x = self._xx = self._y = self._xy = 0.0
         if batches < ENOUGH:
             if batches >= FIRST:
                 self._residuals.append(residual)

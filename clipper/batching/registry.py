@@ -57,7 +57,8 @@ def check(settings: BatchingSettings) -> None:
         raise InvalidInput("max_batch_size must be at least 1")
     if bound is None and settings.controller == "fixed":
         raise InvalidInput('batching "fixed" needs max_batch_size, the size itself')
-    if wait != "auto" and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
+    number = isinstance(wait, (int, float)) and not isinstance(wait, bool)
+    if wait != "auto" and not (number and 0 <= float(wait) <= MAX_WAIT):
         raise InvalidInput(
             f'batch_wait must be "auto" or milliseconds from 0 to {MAX_WAIT:g}, '
             f"got {wait!r:.60}"

@@ -33,10 +33,13 @@ def _most_goodput(latency: LatencyModel, now: float, backlog: Backlog, limit: in
     slack = np.array(backlog.deadlines(MOST_ROWS)) - now
     each = -(-len(slack) // MOST_DEADLINES)  # rows that one looked-at deadline stands for
     thin = slack[::each]
-    sizes = _grid(limit)
     residuals = np.array(latency.residuals())
+    # each size with the heads given up that would more likely be late than not, and with
+    # those that are not safe: where enough others wait, to run them is a needless risk
+    sizes = np.tile(_grid(limit), 2)
     seconds = latency.fixed + latency.per_row * sizes
-    hopeless = np.searchsorted(slack, seconds + residuals[len(residuals) // 2])
+    late = np.repeat([residuals[len(residuals) // 2], latency.spread], len(sizes) // 2)
+    hopeless = np.searchsorted(slack, seconds + late)
     first = np.minimum(-(-hopeless // each), len(thin))
     last = np.minimum(first + np.maximum(1, sizes // each), len(thin))
     in_time = np.searchsorted(residuals, thin[None, :] - seconds[:, None]) / len(residuals)
@@ -49,8 +52,8 @@ def _most_goodput(latency: LatencyModel, now: float, backlog: Backlog, limit: in
     best = int(np.argmax(answers / np.maximum(costs, 1e-9)))
     if answers[best] <= 0.0:
         # none can be in time; a batch that ran all the same would be work in vain
-        late = int(np.searchsorted(slack, latency.seconds(1)))
-        return Plan(min(backlog.rows, max(1, late)), 0)
+        too_late = int(np.searchsorted(slack, latency.seconds(1)))
+        return Plan(min(backlog.rows, max(1, too_late)), 0)
     drop = min(int(hopeless[best]), backlog.rows - 1)
     return Plan(drop, max(1, min(int(sizes[best]), backlog.rows - drop)))
 

@@ -82,8 +82,10 @@ class FixedWait:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.active = seconds > 0.0
-        # All mutable state: when the first of the rows that wait was seen, if any was.
+        # All mutable state: when the first of the rows that wait was seen, if any was, and
+        # how many rows had come when last looked.
         self._since: float | None = None
+        self._arrived = 0
 
     def answering(
         self, now: float, rows: int, arrived: int, latency: LatencyModel | None
@@ -94,7 +96,9 @@ class FixedWait:
         """Nothing to learn."""
 
     def look(self, now: float, arrived: int) -> None:
-        """Nothing to learn."""
+        if arrived > self._arrived and self._since is None:
+            self._since = now
+        self._arrived = arrived
 
     def taken(self, now: float, left: int) -> None:
         self._since = now if left else None

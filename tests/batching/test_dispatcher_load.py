@@ -194,7 +194,6 @@ def test_what_comes_while_a_batch_runs_may_wait_for_company(
     assert yard.with_replicas() == [[9.0]]
 
 
-@pytest.mark.xfail(reason="a wait begins with an idle replica, not with the row")
 def test_what_waited_for_a_replica_is_not_kept_any_longer(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:

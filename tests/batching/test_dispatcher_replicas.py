@@ -227,7 +227,6 @@ def test_rows_that_must_not_be_evaluated_twice_are_not(
     assert yard.with_replicas() == [[1.0], []] and yard.stats.hedged_rows == 0
 
 
-@pytest.mark.xfail(reason="no timer is set for what is sent last")
 def test_a_row_that_nothing_follows_is_given_to_a_second_replica_too(yard: Yard) -> None:
     yard.earn()
     yard.send(1)

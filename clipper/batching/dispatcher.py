@@ -20,7 +20,7 @@ from clipper.batching.fairness import FairShares
 from clipper.batching.fleet import Fleet
 from clipper.batching.hedging import Hedging
 from clipper.batching.job import EXPIRED, Job, Part, Slice, Work, waiting_rows
-from clipper.batching.load import Flight, Replica, ReplicaLoad
+from clipper.batching.load import NEW, Flight, Replica, ReplicaLoad
 from clipper.batching.outcomes import (
     ABANDONED,
     CODES,
@@ -52,6 +52,11 @@ MEMORY = 0.9
 # where batches take less than so many times their settling, it is the loop that is short of
 # time, and it saves some by sending all that comes in one turn together.
 AHEAD = 2.0
+
+# Batches of fewer rows than this come often and teach little: when a replica is no longer
+# new, one of them in so many seconds is learned from.
+FEW = 8
+OFTEN = 0.002
 
 # Where no row can be in time, one is evaluated all the same, to learn whether the model has
 # become faster: after a pause of so many times what that takes, and of so many seconds.
@@ -442,19 +447,27 @@ class Dispatcher:
         stats.rows += rows
         stats.batch_rows.observe(rows)
         stats.service_seconds.observe(batch.seconds)
-        flight.load.record(rows, batch.seconds)
-        latency = flight.load.controller.latency
-        self._wait.answering(now, rows, self._arrived, latency)
+        load = flight.load
+        tells = rows >= FEW or now - load.recorded_at >= OFTEN or load.recorded < NEW
+        if tells:
+            load.recorded_at = now
+            load.record(rows, batch.seconds)
+        self._wait.answering(now, rows, self._arrived, load.controller.latency)
         if batch.seconds > AHEAD * self._settling and self._waits_for_replica:
             self._send_all(now)
         else:
             self.admission.renew(now, self.fleet.loads, self._way_back)
         self._settle(flight, outputs)
-        settled = self._now()
-        self._settling += (1.0 - MEMORY) * (settled - now - self._settling)
-        wire = WIRE_SHARE * flight.load.controller.objective
+        if tells or self._wait.active:
+            self._settled(load, now)
+
+    def _settled(self, load: ReplicaLoad, begun: float) -> None:
+        """A batch was settled: learn how long that takes."""
+        now = self._now()
+        self._settling += (1.0 - MEMORY) * (now - begun - self._settling)
+        wire = WIRE_SHARE * load.controller.objective
         self._way_back = self._settling + min(MOST_WIRE, max(LEAST_WIRE, wire))
-        self._wait.answered(settled)
+        self._wait.answered(now)
 
     def _settle(self, flight: Flight, outputs: list[Output]) -> None:
         at = 0

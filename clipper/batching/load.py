@@ -46,17 +46,18 @@ class ReplicaLoad:
     """
 
     # State: `flights`, the running one first; `free_at`, when they should all be answered;
-    # `used_at`, when it was last given or answered a batch; `rate`, the rows per second
-    # that it could do, 0 where nothing is known, renewed every few batches.
+    # `used_at`, when it was last given or answered a batch; `recorded`, the batches that
+    # something was learned from, and `recorded_at`, when; `rate`, the rows per second that
+    # it could do, 0 where nothing is known, renewed every few batches.
 
     def __init__(self, replica: Replica, controller: BatchController) -> None:
         self.replica = replica
         self.controller = controller
         self.flights: deque[Flight] = deque()
         self.free_at = 0.0
-        self.used_at = float("-inf")
+        self.used_at = self.recorded_at = float("-inf")
         self.rate = 0.0
-        self._answers = 0
+        self.recorded = 0
 
     def predicted(self, rows: int) -> float:
         """Seconds that a batch of so many rows takes here; 0 where nothing is known."""
@@ -113,6 +114,6 @@ class ReplicaLoad:
     def record(self, rows: int, seconds: float) -> None:
         """What the batch that came back took."""
         self.controller.record(rows, seconds)
-        self._answers += 1
-        if self._answers < NEW or self._answers % RENEWAL == 0:
+        self.recorded += 1
+        if self.recorded < NEW or self.recorded % RENEWAL == 0:
             self.rate = self._best_rate()

@@ -304,8 +304,8 @@ class Dispatcher:
         """Give up what the controller does, and return how many rows it would take."""
         queue = self.queue
         drop, take = load.controller.plan(load.start(now) + self._way_back, queue)
-        if not take and not load.flights and self._is_trial_due(load, now):
-            drop, take = 0, 1
+        if take < 1 and (drop < 1 or self._may_try(load, now)):
+            drop, take = 0, 1  # a plan to do nothing would be made again and again
         if drop:
             shed, dropped = queue.take(drop, sys.maxsize, now)
             self._drop(dropped, now)
@@ -326,9 +326,10 @@ class Dispatcher:
             self._hedging.sent(rows, load.controller.cap)
             self._try_neglected(flight, now)
 
-    def _is_trial_due(self, load: ReplicaLoad, now: float) -> bool:
+    def _may_try(self, load: ReplicaLoad, now: float) -> bool:
+        """Whether to learn if the model is faster by now, although all is hopeless."""
         pause = max(TRIAL_SECONDS, TRIAL_PAUSE * load.predicted(1))
-        return now - load.used_at >= pause
+        return not load.flights and now - load.used_at >= pause
 
     def _waits(self, load: ReplicaLoad, now: float) -> bool:
         """Whether the rows that wait should do so for others to come; if so, a timer ends

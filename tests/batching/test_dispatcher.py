@@ -235,6 +235,20 @@ def test_rows_that_the_controller_gives_up_are_shed_at_once(
     assert bench.dispatcher.queue.rows == 0
 
 
+def test_a_controller_that_plans_nothing_does_not_stop_the_server(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    class Idle(Fixed):
+        def plan(self, now: float, backlog: Backlog) -> Plan:
+            return Plan(0, 0)
+
+    bench = Bench(clock, fake_loop, Idle(1.0, 2))
+    waiter = bench.job(1)
+    fake_loop.turn()
+    bench.answer()
+    assert waiter.output == b"1"
+
+
 def test_what_an_idle_replica_could_not_do_in_time_is_not_for_others(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:

@@ -101,11 +101,13 @@ class Dispatcher:
         self._wait = wait or FixedWait(0.0)
         self._limit = limit
         self._retry = retry
-        # All mutable state: whether several applications ask; what waits, what of it goes
-        # first for the sake of fairness, what is with replicas, what is evaluated again in
-        # batches of its own; rows that ever came, and how long settling a batch takes;
-        # whether a dispatch is due on the next turn, and the timer for a later one; why
-        # nothing is taken any more, if so, and who waits for the end of all work.
+        # All mutable state: whether several applications ask; the replicas; what waits,
+        # what of it goes first for the sake of fairness, what is with replicas, until when
+        # a row that comes would be in time, what is hedged, and what is evaluated again in
+        # batches of its own; rows that ever came, how long settling a batch takes and the
+        # way back of an answer; whether a dispatch is due on the next turn, and the timer
+        # for a later one with its time; why nothing is taken any more, if so, and who
+        # waits for the end of all work.
         self.shared = False
         self.fleet = Fleet(controller)
         self.queue = JobQueue()

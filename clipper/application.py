@@ -163,16 +163,16 @@ class Application:
             return query
         payload, shape = row
         if not (cache and self.caching):
-            dispatcher = model.dispatcher
-            refusal = None if dispatcher.shared else dispatcher.refusal(deadline)
+            intake = model.intake
+            refusal = None if intake.shared else intake.refusal(deadline)
             if refusal is not None:
                 query.job_done(refusal)
                 return query
             query.job = job = Job(payload, shape, deadline, query)
-            if dispatcher.shared:
-                dispatcher.submit(job)
+            if intake.shared:
+                intake.submit(job)
             else:
-                dispatcher.accept(job)
+                intake.accept(job)
         else:
             key = (
                 model.exact_prefix + payload
@@ -303,7 +303,7 @@ class Application:
         job = self._cache.join(key)
         if job is not None:
             if job.join(waiter, deadline):
-                model.dispatcher.promote(job)
+                model.intake.promote(job)
             return job
         job = Job(row.payload, row.shape, deadline, waiter, key, model)
         self._cache.begin(key, job)

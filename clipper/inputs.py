@@ -63,10 +63,10 @@ class InputType(Enum):
     BYTES = "bytes"
     JSON = "json"
 
-    @property
-    def dtype(self) -> np.dtype[Any] | None:
-        """The numpy dtype of one element, or None where inputs are no arrays."""
-        return _DTYPES.get(self)
+    def __init__(self, name: str) -> None:
+        code = {"ints": "<i4", "floats": "<f4", "doubles": "<f8"}.get(name)
+        # that of one element, or None where inputs are no arrays
+        self.dtype: np.dtype[Any] | None = None if code is None else np.dtype(code)
 
     @property
     def original_name(self) -> str:
@@ -74,11 +74,6 @@ class InputType(Enum):
         return "integers" if self is InputType.INTS else self.value
 
 
-_DTYPES: dict[InputType, np.dtype[Any]] = {
-    InputType.INTS: np.dtype("<i4"),
-    InputType.FLOATS: np.dtype("<f4"),
-    InputType.DOUBLES: np.dtype("<f8"),
-}
 _TYPECODES = {InputType.INTS: "i", InputType.FLOATS: "f", InputType.DOUBLES: "d"}
 
 _SPELLINGS = {

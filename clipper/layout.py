@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from clipper.inputs import InputType
-from clipper.values import Layout
+from clipper.values import UNIFORM, Layout
 
 
 def layout_of(
@@ -19,9 +19,11 @@ def layout_of(
 ) -> Layout:
     """The layout of rows that were encoded one by one."""
     lengths = list(map(len, payloads))
-    first = shapes[0]
-    if shapes.count(first) == len(shapes):
-        alike = kind.dtype is not None and lengths.count(lengths[0]) == len(lengths)
+    rows, first = len(lengths), shapes[0]
+    if shapes.count(first) == rows:
+        alike = kind.dtype is not None and lengths.count(lengths[0]) == rows
+        if alike and first is None:
+            return UNIFORM
         return Layout(None if alike else lengths, first)
     itemsize = kind.dtype.itemsize if kind.dtype is not None else 1
     return Layout(

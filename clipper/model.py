@@ -61,13 +61,6 @@ class Model:
         self.prefix = key_prefix(record.generation)
         self.exact_prefix = exact_prefix(self.prefix)
         self._cache = cache
-        self.replicas = ReplicaSet(
-            self._worker_spec(),
-            load_blob,
-            clock=clock,
-            on_room=self._on_room,
-            on_change=self._replicas_changed,
-        )
         loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
             self.input_type,
@@ -80,14 +73,22 @@ class Model:
             limit=limits.queue_rows,
             retry=record.retry,
         )
-        self.submit: Callable[[Job | Block], None] = self.dispatcher.submit
+        self.replicas = ReplicaSet(
+            self._worker_spec(),
+            load_blob,
+            clock=clock,
+            on_room=self.dispatcher.wake,
+            on_change=self._replicas_changed,
+        )
+        self.intake = self.dispatcher.intake
+        self.submit: Callable[[Job | Block], None] = self.intake.submit
         # All mutable state beside the above: whether a replica answers or is expected to
         # (kept, because every query asks), and whether the version is on its way out.
         self.connected = record.blob is not None and record.num_replicas > 0
         self.stopped = False
 
     def __repr__(self) -> str:
-        return f"<Model {self.id} {self.replicas.state.name} {self.dispatcher.queue!r}>"
+        return f"<Model {self.id} {self.replicas.state.name} {self.intake.queue!r}>"
 
     @property
     def starting(self) -> bool:
@@ -97,7 +98,7 @@ class Model:
     def set_objectives(self, slos: Sequence[float]) -> None:
         """The SLOs in seconds of the applications that this version answers for: the
         tightest bounds a batch, and several share the model fairly."""
-        self.dispatcher.shared = len(slos) > 1
+        self.intake.shared = len(slos) > 1
         self.dispatcher.fleet.set_objective(
             (1.0 - WAY_BACK) * min(slos) if slos else DEFAULT_OBJECTIVE
         )
@@ -116,9 +117,6 @@ class Model:
             await self.dispatcher.drain(drain_seconds)
         await self.replicas.stop(drain_seconds)
         self.dispatcher.close(STOPPED)
-
-    def _on_room(self) -> None:
-        self.dispatcher.wake()
 
     def _replicas_changed(self) -> None:
         state = self.replicas.state

@@ -12,7 +12,7 @@ from fakes import FakeLoop, FakeReplica, FakeReplicaSet, ManualClock
 
 from clipper.application import GONE, Application, render_string
 from clipper.batching.job import EXPIRED
-from clipper.batching.outcomes import FULL
+from clipper.batching.outcomes import FULL, REFUSED
 from clipper.cache import PredictionCache
 from clipper.config import Limits
 from clipper.errors import (
@@ -93,7 +93,7 @@ class House:
             return b""
 
         model = Model(record, load, self.cache, clock=self.clock, limits=self.limits)
-        model.dispatcher._call_soon = self.loop.call_soon
+        model.dispatcher._alarm._call_soon = self.loop.call_soon
         if record.blob is not None:
             model.replicas.restore(1)
         return model
@@ -349,7 +349,7 @@ async def test_a_hasty_query_promotes_the_job_it_joins(house: House) -> None:
         ask.one(value)
     receiver = Receiver()
     hasty.submit(row(2), receiver)
-    assert ask.model.dispatcher.queue.head == house.clock.now() + 0.01
+    assert ask.model.intake.queue.head == house.clock.now() + 0.01
     replicas(ask.model).replica.capacity = 1
     ask.model.dispatcher.wake()
     ask.turn()
@@ -374,7 +374,7 @@ async def test_queued_work_that_nobody_waits_for_is_dropped(ask: Ask) -> None:
     ask.turn()
     assert ask.replica.seen == []
     assert ask.model.dispatcher.stats.abandoned_rows == 1
-    assert ask.house.cache.in_flight == {} and ask.model.dispatcher.queue.rows == 0
+    assert ask.house.cache.in_flight == {} and ask.model.intake.queue.rows == 0
 
 
 async def test_running_work_that_nobody_waits_for_fills_the_cache(ask: Ask) -> None:
@@ -407,6 +407,9 @@ async def test_a_next_request_from_inside_an_answer_is_served(ask: Ask) -> None:
     outer = ask.one(1, receiver=Receiver(lambda: ask.one(1, receiver=inner)))
     ask.answer()
     assert (outer.output, inner.output) == (b"1", b"1")
+
+
+async def test_a_next_request_from_inside_a_late_answer_has_its_own_time(ask: Ask) -> None:
     late = Receiver()
     ask.one(2, receiver=Receiver(lambda: ask.one(3, receiver=late)))
     ask.turn()
@@ -414,6 +417,15 @@ async def test_a_next_request_from_inside_an_answer_is_served(ask: Ask) -> None:
     assert not late.told
     ask.wait(SLO)
     assert late.output == EXPIRED
+
+
+async def test_while_a_batch_is_late_a_row_without_time_for_it_is_refused(ask: Ask) -> None:
+    ask.one(1)
+    ask.answer()
+    ask.one(2)
+    ask.turn()
+    ask.wait(SLO + 0.01)
+    assert ask.one(3).output == REFUSED
 
 
 # -- without a model -------------------------------------------------------------------
@@ -544,7 +556,7 @@ async def test_what_a_stopped_version_could_not_answer_is_told(ask: Ask) -> None
     joined = ask.one(1)
     await ask.model.stop(0.0)
     assert receiver.output == joined.output == STOPPED
-    assert ask.house.cache.in_flight == {} and ask.model.dispatcher.queue.rows == 0
+    assert ask.house.cache.in_flight == {} and ask.model.intake.queue.rows == 0
 
 
 async def test_a_deleted_application_tells_who_waits(ask: Ask) -> None:
@@ -569,7 +581,7 @@ async def test_a_full_queue_refuses_at_once(ask: Ask) -> None:
     assert ask.block(1, 2, 3).outputs == [FULL] * 3
     assert ask.many(101, 102).outputs == [FULL] * 2
     joined = ask.one(1)  # costs nothing
-    assert not joined.told and ask.model.dispatcher.queue.rows == 50
+    assert not joined.told and ask.model.intake.queue.rows == 50
     assert len(ask.house.cache.in_flight) == 50
 
 
@@ -585,7 +597,7 @@ async def test_what_nobody_waits_for_does_not_fill_the_queue(ask: Ask) -> None:
     ask.wait(SLO * 2)
     fresh = ask.one(99)
     assert not fresh.told
-    assert ask.model.dispatcher.queue.rows == 1
+    assert ask.model.intake.queue.rows == 1
     assert len(ask.house.cache.in_flight) == 1
 
 
@@ -662,7 +674,7 @@ async def test_a_cancelled_batch_leaves_its_queued_rows(house: House, way: str) 
     ask.wait(1)
     assert not receiver.told
     assert ask.stats.cancelled == 300
-    assert ask.model.dispatcher.queue.rows == 0
+    assert ask.model.intake.queue.rows == 0
     assert ask.model.dispatcher.stats.abandoned_rows == 100
     assert house.cache.in_flight == {}
 

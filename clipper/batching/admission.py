@@ -20,15 +20,22 @@ class Admission:
     replica is idle, or where a replica's speed is not known.
     """
 
-    # State: the two numbers, renewed whenever a replica was given or answered a batch.
+    # State: the two numbers, and whether a replica was given or answered a batch since.
 
-    __slots__ = ("earliest", "per_row")
+    __slots__ = ("earliest", "per_row", "stale")
 
     def __init__(self) -> None:
         self.earliest = _NEVER
         self.per_row = 0.0
+        self.stale = False
+
+    def open(self) -> None:
+        """A replica is idle."""
+        self.stale = False
+        self.earliest = _NEVER
 
     def renew(self, now: float, loads: Iterable[ReplicaLoad], way_back: float) -> None:
+        self.stale = False
         self.earliest = _NEVER
         soonest, rate = _ALWAYS, 0.0
         for load in loads:

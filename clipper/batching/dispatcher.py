@@ -1,8 +1,7 @@
-"""Takes batches from the queue to replicas and settles what comes back.
+"""Takes batches from the intake to replicas and settles what comes back.
 
-Nothing is computed in vain: work that could not be answered in time is refused when it
-comes (admission.py) or given up when its turn comes (triage.py), and work that nobody
-waits for any more is dropped. What becomes of a batch that fails is said in recovery.py.
+Nothing is computed in vain: what could not be answered in time is given up when its turn
+comes (triage.py). What becomes of a batch that fails is said in recovery.py.
 """
 
 from __future__ import annotations
@@ -12,26 +11,18 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from clipper.batching.admission import Admission
+from clipper.batching.alarm import TICK, Alarm, Timer
 from clipper.batching.controller import BatchController
-from clipper.batching.fairness import FairShares
 from clipper.batching.fleet import Fleet
 from clipper.batching.hedging import Hedging
-from clipper.batching.job import EXPIRED, Job, Part, Slice, Work, waiting_rows
+from clipper.batching.intake import Intake
+from clipper.batching.job import EXPIRED, Job, Part, Slice
 from clipper.batching.load import NEW, Flight, Replica, ReplicaLoad
-from clipper.batching.outcomes import (
-    ABANDONED,
-    CODES,
-    FULL,
-    REFUSED,
-    SHED,
-    DispatcherStats,
-)
-from clipper.batching.queue import JobQueue
+from clipper.batching.outcomes import CODES, SHED, DispatcherStats
 from clipper.batching.recovery import recover
 from clipper.batching.wait import BatchWait, FixedWait
+from clipper.batching.way_back import WayBack
 from clipper.clock import Clock
 from clipper.inputs import InputType
 from clipper.layout import layout_of, layout_of_blocks
@@ -40,13 +31,6 @@ from clipper.values import Batch, BatchFailure, BatchResult, Output, RowError
 # A batch is one frame to the worker: past this many bytes it is cut, so that no frame
 # keeps the pipe and the memory of both ends busy for long.
 MAX_BATCH_BYTES = 32 * 1024 * 1024
-
-# What the way of an answer through sockets and event loops on both sides may take: this
-# share of a batch's objective, within bounds in seconds. How long the settling of a batch
-# takes is measured and comes on top, with this weight of what was known in what is.
-WIRE_SHARE = 0.1
-LEAST_WIRE, MOST_WIRE = 0.0002, 0.002
-MEMORY = 0.9
 
 # What waits is sent before a batch is settled, that the worker need not wait for it; but
 # where batches take less than so many times their settling, it is the loop that is short of
@@ -63,21 +47,14 @@ OFTEN = 0.002
 TRIAL_PAUSE = 4.0
 TRIAL_SECONDS = 0.05
 
-TICK = 0.001  # seconds: the finest step of an event loop's timers
-
 _JOBS: set[type] = {Job}
 
 
-class Timer(Protocol):
-    def cancel(self) -> None: ...
-
-
 class Dispatcher:
-    """Queue, controllers and replicas of one model version.
+    """Intake, controllers and replicas of one model version.
 
     `replicas` gives those that are ready, the same sequence until that changes; at most
-    `limit` rows wait. Submitting schedules one dispatch on the next turn of the loop, so
-    that all that arrives in one turn rides in the same batch.
+    `limit` rows wait.
     """
 
     def __init__(
@@ -96,128 +73,45 @@ class Dispatcher:
         self._kind = kind
         self._replicas = replicas
         self._now = clock.now
-        self._call_soon = call_soon
-        self._call_later = call_later
         self._wait = wait or FixedWait(0.0)
-        self._limit = limit
         self._retry = retry
-        # All mutable state: whether several applications ask; the replicas; what waits,
-        # what of it goes first for the sake of fairness, what is with replicas, until when
-        # a row that comes would be in time, what is hedged, and what is evaluated again in
-        # batches of its own; rows that ever came, how long settling a batch takes and the
-        # way back of an answer; whether a dispatch is due on the next turn, and the timer
-        # for a later one with its time; why nothing is taken any more, if so, and who
-        # waits for the end of all work.
-        self.shared = False
-        self.fleet = Fleet(controller)
-        self.queue = JobQueue()
-        self._shares = FairShares()
-        self.in_flight: dict[Batch, Flight] = {}
-        self.admission = Admission()
+        self._alarm = Alarm(self._dispatch, call_soon, call_later)
+        self.stats = DispatcherStats()
+        # All mutable state beside the alarm and the counters: the replicas, and how long
+        # answers are under way; what waits, what is with replicas, what is hedged, and what
+        # is evaluated again in batches of its own; and who waits for the end of all work.
+        self.fleet = Fleet(controller, copies=retry)
+        self._way_back = WayBack()
+        self.intake = Intake(
+            self._alarm, self.fleet, self._way_back, self.stats, clock.now, limit
+        )
+        self.in_flight: set[Flight] = set()
         self._hedging = Hedging()
         self._alone: deque[list[Job | Slice]] = deque()
-        self._arrived = 0
-        self._settling = 0.0
-        self._way_back = LEAST_WIRE
-        self._scheduled = False
-        self._timer: Timer | None = None
-        self._timer_due = 0.0
-        self._closed: RowError | None = None
         self._idle: asyncio.Event | None = None
-        self.stats = DispatcherStats()
 
     @property
     def controller(self) -> BatchController:
         """That of the first replica."""
         return self.fleet.controller
 
-    @property
-    def waiting_rows(self) -> int:
-        """Rows that no replica has been given."""
-        return self.queue.rows + self._shares.queue.rows
-
-    # -- what comes -----------------------------------------------------------------------
-
-    def submit(self, work: Work) -> None:
-        """Queue work, or settle it at once where it could only wait in vain."""
-        if self.shared and self._favours(work):
-            return
-        refusal = self.refusal(work.deadline, work.rows)
-        if refusal is None:
-            self.accept(work)
-        else:
-            work.fail(refusal)
-
-    def _favours(self, work: Work) -> bool:
-        """Let in first what would else wait behind all that other applications asked."""
-        if self._closed is not None or not self._shares.favour(work, self.queue):
-            return False
-        self._arrived += work.rows
-        self.wake()
-        return True
-
-    def refusal(self, deadline: float, rows: int = 1) -> RowError | None:
-        """Why that many rows with this deadline cannot be taken now, if so; counted."""
-        waiting, admission = self.queue.rows, self.admission
-        if deadline < admission.earliest + waiting * admission.per_row:
-            self.stats.refused_rows += rows
-            return REFUSED
-        if self._closed is not None:
-            return self._closed
-        if waiting + rows > self._limit and self._full(rows):
-            self.stats.refused_rows += rows
-            return FULL
-        return None
-
-    def accept(self, work: Work) -> None:
-        """Queue work that was not refused."""
-        self._arrived += work.rows
-        self.queue.push(work)
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._dispatch)
-
-    def _full(self, rows: int) -> bool:
-        self.prune()  # what waits in vain must not keep others out
-        # an empty queue takes a request of any size that was let in at the door
-        waiting = self.queue.rows
-        return waiting > 0 and waiting + rows > self._limit
-
-    def _resubmit(self, work: Work) -> None:
-        """Queue work that was let in before."""
-        if self._closed is not None:
-            work.fail(self._closed)
-        else:
-            self.queue.push(work)
-            self.wake()
-
-    def promote(self, job: Job) -> None:
-        """A waiter with an earlier deadline joined the job."""
-        if job.queued and not self._shares.promote(job):
-            self.queue.promote(job)
-
     def wake(self) -> None:
         """A replica has room."""
-        if not self._scheduled and (
-            self.queue.rows or self._waits_for_replica or self._hedging.waiting
-        ):
-            self._scheduled = True
-            self._call_soon(self._dispatch)
+        if self._waits_for_replica or self._hedging.waiting:
+            self._alarm.ring_soon()
 
     def close(self, error: RowError) -> None:
         """No replica will come any more: settle what waits, and whatever follows."""
-        self._closed = error
-        waiting = self._shares.queue.drain() + self.queue.drain()
-        while self._alone:
-            waiting += self._alone.popleft()
+        self.intake.close(error)
         self._hedging.waiting.clear()
-        for work in waiting:
-            work.fail(error)
+        while self._alone:
+            for part in self._alone.popleft():
+                part.fail(error)
         self._tell_idle()
 
     def reopen(self) -> None:
         """Replicas are expected again."""
-        self._closed = None
+        self.intake.reopen()
 
     async def drain(self, seconds: float) -> None:
         """Wait until nothing is queued or in flight, at most `seconds`."""
@@ -230,7 +124,8 @@ class Dispatcher:
 
     @property
     def _waits_for_replica(self) -> bool:
-        return bool(self.queue.rows or self._alone or self._shares.queue.rows)
+        intake = self.intake
+        return bool(intake.queue.rows or self._alone or intake.shares.queue.rows)
 
     @property
     def _busy(self) -> bool:
@@ -244,14 +139,14 @@ class Dispatcher:
     # -- what goes out --------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        self._scheduled = False
+        self._alarm.soon = False
         now = self._now()
         if self._wait.active:
-            self._wait.look(now, self._arrived)
+            self._wait.look(now, self.intake.arrived)
         ready = self._replicas()
         if ready is not self.fleet.replicas:
             self.fleet.renew(ready)
-        if self._retry and (len(ready) > 1 or self._hedging.waiting):
+        if self.fleet.may_copy or self._hedging.waiting:
             self._hedge(now)
         self._send_all(now)
         if self._idle is not None:
@@ -259,12 +154,12 @@ class Dispatcher:
 
     def _send_all(self, now: float) -> None:
         """Send batches while there is work and a replica that should have it."""
-        fleet, queue = self.fleet, self.queue
-        alone, first = self._alone, self._shares.queue
+        fleet, intake, alone = self.fleet, self.intake, self._alone
+        queue, first = intake.queue, intake.shares.queue
         while queue.rows or alone or first.rows:
             load = fleet.choose(now, queue)
             if load is None:
-                self.prune()
+                intake.prune(now)
                 break
             if alone:
                 self._send_alone(load, alone.popleft(), now)
@@ -272,61 +167,50 @@ class Dispatcher:
                 self._send_fairly(load, now)
             elif not self._send_next(load, now):
                 break
-        self.admission.renew(now, fleet.loads, self._way_back)
-        if self._retry and len(fleet.loads) > 1:
-            self._wake_at(self._hedging.next_due(fleet.loads, now), now)
+        if fleet.may_copy:
+            self._alarm.ring_at(self._hedging.next_due(fleet.loads, now), now)
 
     def _send_next(self, load: ReplicaLoad, now: float) -> bool:
         """Send the next batch to the replica; false if it should wait to become fuller."""
         if self._wait.active and not load.flights and self._waits(load, now):
             return False
         take = self._plan(load, now)
-        taken, dropped = self.queue.take(take, MAX_BATCH_BYTES, now)
+        taken, dropped = self.intake.queue.take(take, MAX_BATCH_BYTES, now)
         if dropped:
-            self._drop(dropped, now)
+            self.intake.drop(dropped, now)
         if taken:
             self._send_first(load, taken, now)
         return True
 
     def _send_fairly(self, load: ReplicaLoad, now: float) -> None:
         """Send a batch that begins with what goes first."""
-        first, dropped = self._shares.queue.take(load.controller.cap, MAX_BATCH_BYTES, now)
-        self._drop(dropped, now)
+        intake, cap = self.intake, load.controller.cap
+        first, dropped = intake.shares.queue.take(cap, MAX_BATCH_BYTES, now)
+        intake.drop(dropped, now)
         room = -sum(part.rows for part in first)
-        if self.queue.rows:
+        if intake.queue.rows:
             room += self._plan(load, now)
         if room > 0:
-            rest, dropped = self.queue.take(room, MAX_BATCH_BYTES, now)
-            self._drop(dropped, now)
+            rest, dropped = intake.queue.take(room, MAX_BATCH_BYTES, now)
+            intake.drop(dropped, now)
             first += rest
         if first:
             self._send_first(load, first, now)
 
     def _plan(self, load: ReplicaLoad, now: float) -> int:
         """Give up what the controller does, and return how many rows it would take."""
-        queue = self.queue
-        drop, take = load.controller.plan(load.start(now) + self._way_back, queue)
+        queue = self.intake.queue
+        start = load.start(now) if load.flights else now
+        drop, take = load.controller.plan(start + self._way_back.seconds, queue)
         if take < 1 and (drop < 1 or self._may_try(load, now)):
             drop, take = 0, 1  # a plan to do nothing would be made again and again
         if drop:
-            shed, dropped = queue.take(drop, sys.maxsize, now)
-            self._drop(dropped, now)
-            self._shed(shed, load, now)
+            # where the replica has long been idle, it is not for others that they are late
+            alone = not load.flights and now - load.used_at > load.predicted(1)
+            self.intake.shed(drop, EXPIRED if alone else SHED, now)
         if take > 1 and len(self.fleet.loads) > 1:
             take = self.fleet.share(load, min(take, queue.rows))
         return take
-
-    def _send_first(self, load: ReplicaLoad, parts: list[Part], now: float) -> None:
-        """Send rows that no replica had before."""
-        flight = self._send(load, parts, now)
-        rows = flight.batch.rows
-        if self._wait.active:
-            self._wait.taken(now, self.queue.rows)
-        if self.shared:
-            self._shares.sent(rows)
-        if self._retry and len(self.fleet.loads) > 1:
-            self._hedging.sent(rows, load.controller.cap)
-            self._try_neglected(flight, now)
 
     def _may_try(self, load: ReplicaLoad, now: float) -> bool:
         """Whether to learn if the model is faster by now, although all is hopeless."""
@@ -334,30 +218,42 @@ class Dispatcher:
         return not load.flights and now - load.used_at >= pause
 
     def _waits(self, load: ReplicaLoad, now: float) -> bool:
-        """Whether the rows that wait should do so for others to come; if so, a timer ends
-        that."""
-        rows, cap, latency = self.queue.rows, load.controller.cap, load.controller.latency
+        """Whether the rows that wait should do so for others to come; if so, the alarm
+        ends that."""
+        intake = self.intake
+        rows, cap, latency = intake.queue.rows, load.controller.cap, load.controller.latency
         until = now
         if rows < cap:
-            until = self._wait.until(now, rows, self._arrived, latency)
+            until = self._wait.until(now, rows, intake.arrived, latency)
         if until <= now:
             return False
         # no row may become late by this, though others join it and the timer is late
         joined = load.predicted(min(2 * rows, cap)) + load.spread
-        latest = self.queue.head - self._way_back - joined - TICK
+        latest = intake.queue.head - self._way_back.seconds - joined - TICK
         if load.start(now) >= latest:
             return False
-        self._wake_at(min(until, latest), now)
+        self._alarm.ring_at(min(until, latest), now)
         return True
 
     def _send_alone(self, load: ReplicaLoad, parts: list[Job | Slice], now: float) -> None:
         alive: list[Part] = [p for p in parts if p.wanted and p.expires > now]
-        self._drop([p for p in parts if not p.wanted or p.expires <= now], now)
+        self.intake.drop([p for p in parts if not p.wanted or p.expires <= now], now)
         if alive:
             self._send(load, alive, now)
 
+    def _send_first(self, load: ReplicaLoad, parts: list[Part], now: float) -> None:
+        """Send rows that no replica had before."""
+        flight = self._send(load, parts, now)
+        if self._wait.active:
+            self._wait.taken(now, self.intake.queue.rows)
+        if self.intake.shared:
+            self.intake.shares.sent(flight.rows)
+        if self.fleet.may_copy:
+            self._hedging.sent(flight.rows, load.controller.cap)
+            self._try_neglected(flight, now)
+
     def _send(
-        self, load: ReplicaLoad, parts: list[Part], now: float, *, copy: bool = False
+        self, load: ReplicaLoad, parts: list[Part], now: float, *, hedged: bool = False
     ) -> Flight:
         """Send the parts as one batch."""
         buffers = [part.payload for part in parts]
@@ -369,45 +265,24 @@ class Dispatcher:
             counts = [part.rows for part in parts]
             rows = sum(counts)
             layout = layout_of_blocks(self._kind, buffers, shapes, counts)
-        batch = Batch(rows, buffers, layout, self._done)
-        self.in_flight[batch] = flight = Flight(batch, parts, load, hedged=copy)
+        flight = Flight(rows, buffers, layout, self._done, parts, load)
+        flight.hedged = hedged
+        self.in_flight.add(flight)
+        self.intake.admission.stale = True
         load.sent(flight, now)
-        load.replica.submit(batch)
+        load.replica.submit(flight)
         return flight
-
-    def prune(self) -> None:
-        """Settle what waits in vain, so that it holds no memory and no place while no
-        replica has room."""
-        now = self._now()
-        dropped = self.queue.prune(now)
-        if self._shares.queue.rows:
-            dropped += self._shares.queue.prune(now)
-        if dropped:
-            self._drop(dropped, now)
-
-    def _wake_at(self, due: float, now: float) -> None:
-        """Dispatch again at that time, unless that happens sooner anyway."""
-        if due == float("inf") or (self._timer is not None and self._timer_due <= due):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = self._call_later(max(TICK, due - now), self._timer_fired)
-
-    def _timer_fired(self) -> None:
-        self._timer = None
-        if not self._scheduled:
-            self._dispatch()
 
     # -- second replicas ------------------------------------------------------------------
 
     def _hedge(self, now: float) -> None:
         """Give what takes too long to a second replica that has nothing to do."""
         hedging, fleet = self._hedging, self.fleet
-        hedging.watch(fleet.loads, now)
+        if fleet.may_copy:
+            hedging.watch(fleet.loads, now)
         for _ in range(len(hedging.waiting)):
             late = hedging.waiting.popleft()
-            if late.batch not in self.in_flight:
+            if late not in self.in_flight:
                 continue  # the first replica was sooner: the copy is never sent
             other = fleet.idle(late.load)
             if other is None:
@@ -426,15 +301,21 @@ class Dispatcher:
         wanted = [p for p in parts if not p.settled and p.wanted and p.expires > now]
         if wanted:
             self._hedging.copied(wanted)
-            copy = self._send(load, wanted, now, copy=True)
-            self.stats.hedged_rows += copy.batch.rows
+            copy = self._send(load, wanted, now, hedged=True)
+            self.stats.hedged_rows += copy.rows
 
     # -- what comes back ------------------------------------------------------------------
 
-    def _done(self, batch: Batch, result: BatchResult) -> None:
-        flight = self.in_flight.pop(batch)
+    def _done(self, flight: Batch, result: BatchResult) -> None:
+        assert isinstance(flight, Flight)
         now = self._now()
-        flight.load.answered(flight, now)
+        load = flight.load
+        self.in_flight.remove(flight)
+        load.answered(flight, now)
+        if load.flights:
+            self.intake.admission.stale = True
+        else:
+            self.intake.admission.open()
         if type(result) is list:
             self._succeeded(flight, result, now)
         else:
@@ -444,33 +325,23 @@ class Dispatcher:
             self._tell_idle()
 
     def _succeeded(self, flight: Flight, outputs: list[Output], now: float) -> None:
-        stats, batch = self.stats, flight.batch
-        rows = batch.rows
+        stats, load, wait = self.stats, flight.load, self._wait
+        rows, seconds = flight.rows, flight.seconds
         stats.batches += 1
         stats.rows += rows
         stats.batch_rows.observe(rows)
-        stats.service_seconds.observe(batch.seconds)
-        load = flight.load
+        stats.service_seconds.observe(seconds)
         tells = rows >= FEW or now - load.recorded_at >= OFTEN or load.recorded < NEW
         if tells:
-            load.recorded_at = now
-            load.record(rows, batch.seconds)
-        self._wait.answering(now, rows, self._arrived, load.controller.latency)
-        if batch.seconds > AHEAD * self._settling and self._waits_for_replica:
+            load.record(rows, seconds, now)
+        wait.answering(now, rows, self.intake.arrived, load.controller.latency)
+        if seconds > AHEAD * self._way_back.settling and self._waits_for_replica:
             self._send_all(now)
-        else:
-            self.admission.renew(now, self.fleet.loads, self._way_back)
         self._settle(flight, outputs)
-        if tells or self._wait.active:
-            self._settled(load, now)
-
-    def _settled(self, load: ReplicaLoad, begun: float) -> None:
-        """A batch was settled: learn how long that takes."""
-        now = self._now()
-        self._settling += (1.0 - MEMORY) * (now - begun - self._settling)
-        wire = WIRE_SHARE * load.controller.objective
-        self._way_back = self._settling + min(MOST_WIRE, max(LEAST_WIRE, wire))
-        self._wait.answered(now)
+        if tells or wait.active:
+            settled = self._now()
+            self._way_back.settled(settled - now, load.controller.objective)
+            wait.answered(settled)
 
     def _settle(self, flight: Flight, outputs: list[Output]) -> None:
         at = 0
@@ -496,11 +367,10 @@ class Dispatcher:
         if flight.hedged:  # what another replica has as well can still succeed there
             left = [part for part in parts if not self._hedging.land(part)]
             parts = [part for part in left if not part.settled]
-        rows = flight.batch.rows
-        queued, alone, failed = recover(kind, parts, rows, self._retry)
+        queued, alone, failed = recover(kind, parts, flight.rows, self._retry)
         for part in queued:
             self.stats.retried_rows += part.rows
-            self._resubmit(part)
+            self.intake.put_back(part)
         for group in alone:
             self._evaluate_alone(group)
         error = RowError(CODES[kind], failure.cause)
@@ -508,35 +378,11 @@ class Dispatcher:
             part.fail(error)
 
     def _evaluate_alone(self, parts: list[Job | Slice]) -> None:
-        if self._closed is not None:
+        closed = self.intake.closed
+        if closed is not None:
             for part in parts:
-                part.fail(self._closed)
+                part.fail(closed)
             return
         self.stats.retried_rows += sum(part.rows for part in parts)
         self._alone.append(parts)
-        self.wake()
-
-    # -- what is given up -----------------------------------------------------------------
-
-    def _shed(self, parts: list[Part], load: ReplicaLoad, now: float) -> None:
-        """Give up what cannot be in time. Where the replica has long been idle it is not
-        for others that it cannot."""
-        alone = not load.flights and now - load.used_at > load.predicted(1)
-        for part in parts:
-            if alone:
-                self.stats.expired_rows += part.rows
-                part.fail(EXPIRED)
-            else:
-                self.stats.shed_rows += part.rows
-                part.fail(SHED)
-
-    def _drop(self, dropped: Sequence[Work], now: float) -> None:
-        for work in dropped:
-            if not work.wanted:
-                self.stats.abandoned_rows += waiting_rows(work)
-                work.fail(ABANDONED)
-            elif work.expires <= now:
-                self.stats.expired_rows += waiting_rows(work)
-                work.fail(EXPIRED)
-            else:  # who was told of another one has joined this one
-                self._resubmit(work)
+        self._alarm.ring_soon()

@@ -31,9 +31,12 @@ class Fleet:
     """Loads of the replicas that are ready."""
 
     # State: the replicas that were ready when last told, and their loads; `controller`
-    # is the first one's, kept when it goes, so that what was learned outlives a worker.
+    # is the first one's, kept when it goes, so that what was learned outlives a worker;
+    # `may_copy`, whether a second replica may be given what one has already.
 
-    def __init__(self, controller: BatchController) -> None:
+    def __init__(self, controller: BatchController, *, copies: bool = True) -> None:
+        self._copies = copies
+        self.may_copy = False
         self.replicas: Sequence[Replica] = ()
         self.loads: list[ReplicaLoad] = []
         self.controller = controller
@@ -53,6 +56,7 @@ class Fleet:
                 load = ReplicaLoad(replica, first if alone else deepcopy(first))
             loads.append(load)
         self.loads = loads
+        self.may_copy = self._copies and len(loads) > 1
         if loads:
             self.controller = loads[0].controller
 
@@ -72,7 +76,9 @@ class Fleet:
         """The replica that the next of what waits should go to now, if any should."""
         loads = self.loads
         if len(loads) == 1:
-            return loads[0] if _is_open(loads[0], queue.rows) else None
+            load = loads[0]
+            open_ = _is_open(load, queue.rows) if load.flights else load.replica.room
+            return load if open_ else None
         rows = max(1, queue.rows)
         best: ReplicaLoad | None = None
         soonest = float("inf")

@@ -43,7 +43,7 @@ class Hedging:
         the budget goes."""
         for load in loads:
             for flight in load.flights:
-                rows = flight.batch.rows
+                rows = flight.rows
                 if not flight.hedged and _limit(flight) <= now and rows <= self._tokens:
                     self._tokens -= rows
                     flight.hedged = True

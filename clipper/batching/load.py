@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from clipper.batching.controller import BatchController
 from clipper.batching.job import Part
-from clipper.values import Batch
+from clipper.values import Batch, BatchResult, Layout
 
 RENEWAL = 8  # batches after which the rate of a replica that is not NEW is renewed
 NEW = 64
@@ -24,19 +25,29 @@ class Replica(Protocol):
     def submit(self, batch: Batch) -> None: ...
 
 
-class Flight:
-    """A batch that is with a replica."""
+class Flight(Batch):
+    """A batch that is with a replica, and the work that its rows are of."""
 
-    __slots__ = ("batch", "due", "hedged", "load", "parts")
+    __slots__ = ("due", "hedged", "load", "parts")
 
     def __init__(
-        self, batch: Batch, parts: list[Part], load: ReplicaLoad, *, hedged: bool = False
+        self,
+        rows: int,
+        buffers: Sequence[bytes | memoryview],
+        layout: Layout,
+        done: Callable[[Batch, BatchResult], None],
+        parts: list[Part],
+        load: ReplicaLoad,
     ) -> None:
-        self.batch = batch
+        self.rows = rows
+        self.buffers = buffers
+        self.layout = layout
+        self.done = done
+        self.seconds = 0.0
         self.parts = parts
         self.load = load
         self.due = 0.0  # when its answer is expected
-        self.hedged = hedged  # another flight has, had or shall have the same work
+        self.hedged = False  # another flight has, had or shall have the same work
 
 
 class ReplicaLoad:
@@ -98,7 +109,7 @@ class ReplicaLoad:
         latency = self.controller.latency
         free_at = self.start(now) if self.flights else now
         if latency is not None:
-            free_at += latency.fixed + latency.per_row * flight.batch.rows
+            free_at += latency.fixed + latency.per_row * flight.rows
         flight.due = self.free_at = free_at
         self.flights.append(flight)
         self.used_at = now
@@ -108,12 +119,13 @@ class ReplicaLoad:
         self.flights.remove(flight)
         self.used_at = self.free_at = now
         for other in self.flights:
-            self.free_at += self.predicted(other.batch.rows)
+            self.free_at += self.predicted(other.rows)
             other.due = self.free_at
 
-    def record(self, rows: int, seconds: float) -> None:
+    def record(self, rows: int, seconds: float, now: float) -> None:
         """What the batch that came back took."""
         self.controller.record(rows, seconds)
+        self.recorded_at = now
         self.recorded += 1
         if self.recorded < NEW or self.recorded % RENEWAL == 0:
             self.rate = self._best_rate()

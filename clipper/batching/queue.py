@@ -130,6 +130,10 @@ class JobQueue:
     @property
     def head(self) -> float:
         """The earliest deadline of what waits; infinity where nothing does."""
+        if self._line and not self._heap:
+            first = self._line[0]
+            if type(first) is not Job or first.queued:
+                return first.deadline
         work = self._head()
         return float("inf") if work is None else work.deadline
 

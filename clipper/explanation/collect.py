@@ -113,7 +113,7 @@ def _cache(application: Application, cache: PredictionCache[Any]) -> CacheUse:
 def _model(model: Model, current: bool, recent: Recent) -> ModelFacts:
     record, dispatcher = model.record, model.dispatcher
     replicas, controller = model.replicas.statistics(), dispatcher.controller
-    stats, queue_rows = dispatcher.stats, dispatcher.waiting_rows
+    stats, queue_rows = dispatcher.stats, model.intake.waiting_rows
     state, reason = replicas.state.value, replicas.reason
     if not replicas.wanted:
         state = "stopped"

@@ -181,7 +181,7 @@ class AdminRoutes:
             "state": state,
             "reason": reason,
             "replicas": {"live": replicas.live, "target": replicas.wanted},
-            "queue_rows": model.dispatcher.waiting_rows,
+            "queue_rows": model.intake.waiting_rows,
             "batch_cap": model.dispatcher.controller.cap,
             "batches": stats.batches,
             "rows": stats.rows,

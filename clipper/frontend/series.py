@@ -202,7 +202,7 @@ MODEL: tuple[Series[Model], ...] = (
         GAUGE,
         "clipper_model_queue_rows",
         "Rows that wait for a replica.",
-        lambda model: model.dispatcher.waiting_rows,
+        lambda model: model.intake.waiting_rows,
     ),
     Number(
         GAUGE,

@@ -37,7 +37,7 @@ class Listener(Protocol):
         ...
 
 
-class _Sent(NamedTuple):
+class Sent(NamedTuple):
     id: int
     batch: Batch
     at: float
@@ -46,7 +46,7 @@ class _Sent(NamedTuple):
 class Channel(asyncio.Protocol):
     """An ordered exchange of batches for outputs."""
 
-    # State: `_sent` holds the unanswered batches in the order they were sent;
+    # State: `sent` holds the unanswered batches in the order they were sent;
     # `_answered_at` is when the latest answer came.
 
     def __init__(self, listener: Listener, clock: Clock) -> None:
@@ -55,24 +55,17 @@ class Channel(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._decoder = wire.Decoder(wire.FROM_WORKER)
         self._transport: asyncio.Transport | None = None
-        self._sent: deque[_Sent] = deque()
+        self.sent: deque[Sent] = deque()
         self._next_id = 0
         self._answered_at = 0.0
         self._closed = False
 
-    def __len__(self) -> int:
-        """How many batches are unanswered."""
-        return len(self._sent)
-
-    def __bool__(self) -> bool:
-        return True
-
     @property
     def oldest(self) -> tuple[Batch, float] | None:
         """The batch that is being worked on, and for how many seconds."""
-        if not self._sent:
+        if not self.sent:
             return None
-        _, batch, at = self._sent[0]
+        _, batch, at = self.sent[0]
         return batch, self._clock.now() - max(at, self._answered_at)
 
     def submit(self, batch: Batch) -> None:
@@ -91,7 +84,7 @@ class Channel(asyncio.Protocol):
             self._loop.call_soon(settle, batch, failure)
             return
         self._next_id += 1
-        self._sent.append(_Sent(call.id, batch, self._clock.now()))
+        self.sent.append(Sent(call.id, batch, self._clock.now()))
         self._write(frame)
 
     def load(self, load: wire.Load, blob: bytes) -> None:
@@ -110,8 +103,8 @@ class Channel(asyncio.Protocol):
         self._closed = True
         if self._transport is not None:
             self._transport.abort()
-        left = [sent.batch for sent in self._sent]
-        self._sent.clear()
+        left = [sent.batch for sent in self.sent]
+        self.sent.clear()
         return left
 
     def mute(self) -> None:
@@ -156,12 +149,12 @@ class Channel(asyncio.Protocol):
 
     def _expect(self, batch_id: int) -> Batch:
         """The oldest batch, which this answer must be for."""
-        if not self._sent or self._sent[0].id != batch_id:
+        if not self.sent or self.sent[0].id != batch_id:
             raise wire.WireError("an answer came for a batch that is not the oldest")
-        return self._sent[0].batch
+        return self.sent[0].batch
 
     def _answered(self, batch: Batch, result: BatchResult) -> None:
-        at = self._sent.popleft().at
+        at = self.sent.popleft().at
         now = self._clock.now()
         batch.seconds = now - max(at, self._answered_at)
         self._answered_at = now

@@ -100,11 +100,11 @@ class Replica:
     @property
     def room(self) -> bool:
         """Whether `submit` may be called."""
-        return self.state is _S.READY and len(self._channel) < MAX_IN_FLIGHT
+        return self.state is _S.READY and len(self._channel.sent) < MAX_IN_FLIGHT
 
     @property
     def in_flight(self) -> int:
-        return len(self._channel)
+        return len(self._channel.sent)
 
     @property
     def pid(self) -> int | None:

@@ -225,7 +225,7 @@ class ReplicaSet:
         for slot in slots:
             self._keep(slot)
         self._changed()
-        self._room()
+        self._call(self._on_room)
 
     def _check_running(self) -> None:
         if self._stopped:
@@ -284,7 +284,7 @@ class ReplicaSet:
         slot.replica = replica = Replica(
             self.spec,
             self._clock,
-            on_room=self._room,
+            on_room=self._on_room,
             on_end=ended,
             patience=self._patience,
         )
@@ -406,9 +406,6 @@ class ReplicaSet:
         self._told = (self.state, self.live, self.reason)
         if self._told != before:
             self._call(self._on_change)
-
-    def _room(self) -> None:
-        self._call(self._on_room)
 
     def _call(self, callback: Callable[[], None]) -> None:
         """No loop of ours may end because somebody else's callback raised."""

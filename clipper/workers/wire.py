@@ -173,7 +173,7 @@ class Decoder:
 
     def next(self) -> tuple[Message, bytearray] | None:
         """The next message and its body, or None until more bytes are fed."""
-        if self._head is None and not self._begin():
+        if self._head is None and not (self._buffer and self._begin()):
             return None
         if self._missing:
             return None

@@ -43,14 +43,14 @@ class Bench:
     def job(self, value: float, slo: float = 10.0, waiter: Waiter | None = None) -> Waiter:
         waiter = waiter or Waiter()
         row = encode_python(InputType.DOUBLES, [value])
-        self.dispatcher.submit(Job(*row, self.clock.now() + slo, waiter))
+        self.dispatcher.intake.submit(Job(*row, self.clock.now() + slo, waiter))
         return waiter
 
     def block(self, values: list[float], slo: float = 10.0) -> tuple[Waiter, Block]:
         waiter = Waiter()
         payload = encode_python(InputType.DOUBLES, values).payload
         block = Block(payload, len(values), None, self.clock.now() + slo, waiter)
-        self.dispatcher.submit(block)
+        self.dispatcher.intake.submit(block)
         return waiter, block
 
     def answer(self, seconds: float = 0.001) -> None:
@@ -81,14 +81,14 @@ def test_what_comes_in_one_turn_rides_in_one_batch(bench: Bench) -> None:
     assert [waiter.output for waiter in waiters] == [b"1", b"2", b"3"]
     assert (bench.stats.batches, bench.stats.rows) == (1, 3)
     assert bench.stats.service_seconds.sum == 0.25
-    assert bench.dispatcher.in_flight == {}
+    assert bench.dispatcher.in_flight == set()
 
 
 def test_a_second_batch_goes_ahead_only_when_it_is_full(bench: Bench) -> None:
     waiters = [bench.job(value) for value in range(10)]
     bench.loop.turn()
     assert [len(rows) for rows in bench.replica.seen] == [4, 4]
-    assert bench.dispatcher.queue.rows == 2
+    assert bench.dispatcher.intake.queue.rows == 2
     bench.answer(seconds=0.01)
     assert [len(rows) for rows in bench.replica.seen] == [4, 4]
     waiters.append(bench.job(10))  # it may still join the two
@@ -129,7 +129,7 @@ def test_blocks_are_cut_to_the_batch_size_and_join_jobs(bench: Bench) -> None:
 def test_rows_of_other_shapes_share_a_batch(bench: Bench) -> None:
     for value in ([1.0, 2.0], [[1.0], [2.0]], [3.0]):
         row = encode_python(InputType.DOUBLES, value)
-        bench.dispatcher.submit(Job(*row, bench.clock.now() + 9, Waiter()))
+        bench.dispatcher.intake.submit(Job(*row, bench.clock.now() + 9, Waiter()))
     bench.loop.turn()
     assert bench.replica.seen == [[[1.0, 2.0], [[1.0], [2.0]], [3.0]]]
 
@@ -145,7 +145,7 @@ def test_the_controller_learns_from_whole_batches(
     while bench.replica.batches:
         bench.answer()
     assert [len(rows) for rows in bench.replica.seen] == [1, 1, 2, 2, 4, 4, 6]
-    assert bench.dispatcher.queue.rows == 0
+    assert bench.dispatcher.intake.queue.rows == 0
 
 
 def test_a_promoted_job_overtakes(clock: ManualClock, fake_loop: FakeLoop) -> None:
@@ -153,13 +153,13 @@ def test_a_promoted_job_overtakes(clock: ManualClock, fake_loop: FakeLoop) -> No
     for value in (1, 2, 3):
         bench.job(value)
     late = Job(*encode_python(InputType.DOUBLES, [9.0]), clock.now() + 20, Waiter())
-    bench.dispatcher.submit(late)
+    bench.dispatcher.intake.submit(late)
     assert late.join(Waiter(), clock.now() + 1)
-    bench.dispatcher.promote(late)
+    bench.dispatcher.intake.promote(late)
     fake_loop.turn()
-    bench.dispatcher.promote(late)  # in flight: nothing to move
+    bench.dispatcher.intake.promote(late)  # in flight: nothing to move
     assert bench.replica.seen == [[[9.0]], [[1.0]]]
-    assert bench.dispatcher.queue.rows == 2
+    assert bench.dispatcher.intake.queue.rows == 2
 
 
 # -- what is given up ------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_expired_and_abandoned_rows_are_settled_and_counted(bench: Bench) -> Non
     expired = bench.job(1, slo=1.0)
     abandoned = Waiter()
     gone = Job(b"\0" * 8, None, bench.clock.now() + 9, abandoned)
-    bench.dispatcher.submit(gone)
+    bench.dispatcher.intake.submit(gone)
     gone.leave(abandoned)
     waiter, _ = bench.block([1, 2, 3], slo=1.0)
     alive = bench.job(5)
@@ -200,7 +200,7 @@ def test_who_joins_while_dead_work_is_dropped_is_not_failed_with_it(bench: Bench
     joined = Waiter()
     bench.up = False
     bench.job(1, slo=0.5, waiter=Waiter(lambda: late.join(joined, bench.clock.now() + 9)))
-    bench.dispatcher.submit(late)
+    bench.dispatcher.intake.submit(late)
     bench.clock.move(2.0)
     bench.up = True
     bench.loop.turn()
@@ -232,7 +232,7 @@ def test_rows_that_the_controller_gives_up_are_shed_at_once(
     assert [w.output for w in shed] == [SHED, SHED]
     bench.answer()
     assert waiter.rows is not None and waiter.rows.count(SHED) == bench.stats.shed_rows - 2
-    assert bench.dispatcher.queue.rows == 0
+    assert bench.dispatcher.intake.queue.rows == 0
 
 
 def test_a_controller_that_plans_nothing_does_not_stop_the_server(
@@ -265,7 +265,7 @@ def test_dead_work_does_not_pile_up_while_no_replica_has_room(bench: Bench) -> N
         bench.job(1, slo=1.0)
         bench.loop.turn()
         bench.clock.move(0.5)
-    assert bench.dispatcher.queue.rows <= 3
+    assert bench.dispatcher.intake.queue.rows <= 3
     assert bench.stats.expired_rows >= 47
 
 
@@ -289,7 +289,7 @@ def test_a_batch_that_fails_for_good_fails_its_rows(
     assert single.output == RowError(code, "it failed")
     assert waiter.rows == [single.output] * 2
     assert bench.stats.failed_batches[kind] == 1 and bench.stats.batches == 0
-    assert bench.dispatcher.in_flight == {}
+    assert bench.dispatcher.in_flight == set()
 
 
 DIED = RowError("model_crashed", "it failed")
@@ -314,7 +314,7 @@ def test_after_a_death_the_rows_are_retried_each_alone(bench: Bench) -> None:
     assert single.output == b"1"
     assert waiter.rows == [DIED, b"3", b"4"]
     assert later.output == b"5"
-    assert bench.dispatcher.queue.rows == 0 and bench.dispatcher.in_flight == {}
+    assert bench.dispatcher.intake.queue.rows == 0 and bench.dispatcher.in_flight == set()
 
 
 def test_a_row_that_kills_alone_is_given_up(bench: Bench) -> None:
@@ -358,7 +358,7 @@ def test_a_function_that_must_not_run_twice_does_not(
 def test_rows_that_are_retried_are_dropped_when_nobody_needs_them(bench: Bench) -> None:
     expired, waiter = bench.job(1, slo=1.0), Waiter()
     gone = Job(b"\0" * 8, None, bench.clock.now() + 9, waiter)
-    bench.dispatcher.submit(gone)
+    bench.dispatcher.intake.submit(gone)
     alive = bench.job(3)
     bench.loop.turn()
     bench.replica.fail(FailureKind.CRASHED)

@@ -7,9 +7,11 @@ from typing import Any
 from fakes import FakeLoop, ManualClock
 
 from clipper.batching.aimd import AIMD
+from clipper.batching.alarm import TICK
 from clipper.batching.controller import Backlog, Plan
-from clipper.batching.dispatcher import FULL, MOST_WIRE, REFUSED, SHED, TICK
+from clipper.batching.outcomes import FULL, REFUSED, SHED
 from clipper.batching.wait import FixedWait
+from clipper.batching.way_back import MOST_WIRE
 
 from .contract import Known
 from .test_dispatcher import Bench

@@ -136,7 +136,7 @@ def test_a_replica_that_was_passed_over_for_long_is_tried_with_a_copy(
     yard.back(0)
     assert waiter.output == b"2"
     yard.back(1)
-    assert yard.dispatcher.in_flight == {}
+    assert yard.dispatcher.in_flight == set()
 
 
 def test_many_rows_of_one_query_are_too_many_for_a_trial(
@@ -172,7 +172,7 @@ def test_what_takes_too_long_is_given_to_a_second_replica_as_well(yard: Yard) ->
     yard.back(1)
     assert waiter.output == b"1"
     yard.back(0)  # a second answer is nobody's
-    assert yard.dispatcher.in_flight == {} and yard.stats.hedged_rows == 1
+    assert yard.dispatcher.in_flight == set() and yard.stats.hedged_rows == 1
 
 
 def test_a_copy_is_not_sent_any_more_when_the_first_was_sooner(yard: Yard) -> None:
@@ -197,7 +197,7 @@ def test_what_a_second_replica_has_does_not_fail_with_the_first(
     assert not waiter.told and yard.with_replicas() == [[], [1.0]]
     yard.back(1)
     assert waiter.output == b"1"
-    assert yard.stats.retried_rows == 0 and yard.dispatcher.in_flight == {}
+    assert yard.stats.retried_rows == 0 and yard.dispatcher.in_flight == set()
 
 
 def test_a_copy_that_fails_harms_nobody_and_when_both_fail_so_does_the_row(

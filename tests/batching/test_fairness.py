@@ -75,7 +75,7 @@ def test_favoured_rows_ride_in_the_next_batch_and_are_bounded_by_the_cap(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:
     bench = Bench(clock, fake_loop, Fixed(1.0, 4))
-    bench.dispatcher.shared = True
+    bench.dispatcher.intake.shared = True
     flood = [bench.job(0, waiter=From("flood")) for _ in range(20)]
     fake_loop.turn()
     little = [bench.job(value, waiter=From("little")) for value in (1, 2, 3)]
@@ -92,7 +92,7 @@ def test_closing_settles_what_goes_first_as_well(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:
     bench = Bench(clock, fake_loop, Fixed(1.0, 4))
-    bench.dispatcher.shared = True
+    bench.dispatcher.intake.shared = True
     for _ in range(20):
         bench.job(0, waiter=From("flood"))
     fake_loop.turn()

@@ -19,7 +19,7 @@ def fleet_of(*controllers: Known) -> tuple[Fleet, list[ReplicaLoad]]:
     fleet.renew([FakeReplica() for _ in controllers])
     for load, controller in zip(fleet.loads, controllers, strict=True):
         load.controller = controller
-        load.record(1, 0.0)
+        load.record(1, 0.0, 0.0)
         load.used_at = NOW
     return fleet, fleet.loads
 

@@ -9,7 +9,7 @@ from fakes import FakeReplica
 from clipper.batching.controller import BatchController
 from clipper.batching.fixed import Fixed
 from clipper.batching.load import NEW, RENEWAL, Flight, ReplicaLoad
-from clipper.values import UNIFORM, Batch
+from clipper.values import UNIFORM
 
 from .contract import Blind, Known
 
@@ -17,7 +17,7 @@ NOW = 1000.0
 
 
 def flight(load: ReplicaLoad, rows: int) -> Flight:
-    return Flight(Batch(rows, [], UNIFORM, lambda batch, result: None), [], load)
+    return Flight(rows, [], UNIFORM, lambda batch, result: None, [], load)
 
 
 def send(load: ReplicaLoad, rows: int, now: float = NOW) -> Flight:
@@ -29,7 +29,7 @@ def send(load: ReplicaLoad, rows: int, now: float = NOW) -> Flight:
 def known(cap: int = 10, objective: float = 1.0) -> ReplicaLoad:
     """The load of a replica that takes 10 ms and 1 ms for each row, its rate known too."""
     load = ReplicaLoad(FakeReplica(), Known(cap=cap, objective=objective))
-    load.record(1, 0.011)
+    load.record(1, 0.011, NOW)
     return load
 
 
@@ -45,7 +45,7 @@ def test_of_an_unknown_replica_everything_is_expected_at_once() -> None:
 
 def test_a_controller_without_a_latency_model_predicts_nothing() -> None:
     load = ReplicaLoad(FakeReplica(), Blind())
-    load.record(4, 1.0)
+    load.record(4, 1.0, NOW)
     assert (load.predicted(4), load.spread, load.rate) == (0.0, 0.0, 0.0)
 
 
@@ -94,7 +94,7 @@ def test_the_rate_is_renewed_with_every_batch_at_first_and_then_seldom() -> None
     load = ReplicaLoad(FakeReplica(), controller)
     seen = []
     for step in range(NEW + 3 * RENEWAL):
-        load.record(1, 0.01 + step * 1e-5)
+        load.record(1, 0.01 + step * 1e-5, NOW)
         seen.append(load.rate)
     changes = sum(a != b for a, b in pairwise(seen))
     assert seen[0] == pytest.approx(100.0)

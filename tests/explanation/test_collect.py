@@ -71,8 +71,8 @@ class House:
             return b""
 
         model = Model(record, load, self.cache, clock=self.clock, limits=Limits())
-        model.dispatcher._call_soon = self.loop.call_soon
-        model.dispatcher._call_later = self.loop.call_later
+        model.dispatcher._alarm._call_soon = self.loop.call_soon
+        model.dispatcher._alarm._call_later = self.loop.call_later
         model.set_objectives([SLO])
         if replicas:
             model.replicas.restore(replicas)

@@ -197,7 +197,7 @@ def is_quiet(server: Server) -> bool:
     """Whether nothing is left of any connection or request."""
     lane = lane_of(server)
     return not (lane.connections or lane.handed_over or lane.bytes_in_flight) and not any(
-        model.dispatcher.queue.rows or model.dispatcher.in_flight
+        model.intake.queue.rows or model.dispatcher.in_flight
         for model in server.engine.models.values()
     )
 

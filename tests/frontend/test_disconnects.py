@@ -80,7 +80,9 @@ class Gated:
     def waiting(self) -> int:
         """Rows that are queued for the gated model or with it."""
         dispatcher = self.model.dispatcher
-        return dispatcher.queue.rows + sum(batch.rows for batch in dispatcher.in_flight)
+        return dispatcher.intake.queue.rows + sum(
+            batch.rows for batch in dispatcher.in_flight
+        )
 
 
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)

@@ -18,6 +18,7 @@ from clipper.batching.controller import Backlog, Plan
 from clipper.batching.fleet import TRIAL_SECONDS
 from clipper.batching.hedging import BUDGET
 from clipper.batching.job import Block, Job, Slice, waiting_rows
+from clipper.batching.load import Flight
 from clipper.batching.recovery import RETRIES
 from clipper.model import Model
 from clipper.query import BatchQuery, Query
@@ -78,10 +79,10 @@ class Invariants:
         fleet = model.dispatcher.fleet
         fleet.controller = Watched(fleet.controller, self)
         self.shares[model] = WatchedShares(
-            model.dispatcher, lambda: len(self.world.applications), self.expect
+            model.intake, lambda: len(self.world.applications), self.expect
         )
-        dispatcher: Any = model.dispatcher
-        submit, accept = dispatcher.submit, dispatcher.accept
+        intake: Any = model.intake
+        submit, accept = intake.submit, intake.accept
 
         def watched_submit(work: Job | Block) -> None:
             self.submitted(model, work)
@@ -92,8 +93,8 @@ class Invariants:
                 self.submitted(model, work)
             accept(work)
 
-        model.submit = dispatcher.submit = watched_submit
-        dispatcher.accept = watched_accept
+        model.submit = intake.submit = watched_submit
+        intake.accept = watched_accept
 
     def submitted(self, model: Model, work: Job | Block) -> None:
         self._came = True
@@ -142,7 +143,9 @@ class Invariants:
     def sent(self, replica: VirtualReplica, batch: Batch) -> None:
         begun, model = self.world.loop.start, self._model(replica)
         dispatcher = model.dispatcher
-        flight = dispatcher.in_flight[batch]
+        assert isinstance(batch, Flight)
+        flight = batch
+        self.expect(flight in dispatcher.in_flight, "a batch that is not in flight")
         self.batches += 1
         parts: Sequence[Any] = flight.parts
         rows = sum(part.rows for part in parts)
@@ -181,7 +184,7 @@ class Invariants:
             self.expect(last <= shares.queue.head, "not first in the order of deadlines")
         if others:
             last = max(part.deadline for part in others)
-            self.expect(last <= dispatcher.queue.head, "not in the order of deadlines")
+            self.expect(last <= model.intake.queue.head, "not in the order of deadlines")
             self.expect(not shares.queue.rows, "others went before who goes first")
 
     def _check_copies(self, model: Model) -> None:
@@ -195,7 +198,8 @@ class Invariants:
         )
 
     def begun(self, replica: VirtualReplica, batch: Batch) -> None:
-        flight = self._model(replica).dispatcher.in_flight[batch]
+        assert isinstance(batch, Flight)
+        flight = batch
         parts: Sequence[Any] = flight.parts
         for part in parts:
             for key in self._rows(part):
@@ -210,7 +214,8 @@ class Invariants:
         self.world.note(f"done {batch.rows} from {replica.number} {kind}")
         if not self.world.scenario.retry:
             return
-        flight = self._model(replica).dispatcher.in_flight[batch]
+        assert isinstance(batch, Flight)
+        flight = batch
         parts: Sequence[Any] = flight.parts
         for part in parts:
             for key in self._rows(part):
@@ -296,10 +301,10 @@ class Invariants:
         dispatcher, work = model.dispatcher, self.work[model]
         for settled in [item for item in work if item.settled]:
             del work[settled]
-        waiting = _waiting(dispatcher.queue)
+        waiting = _waiting(model.intake.queue)
         rows = sum(map(waiting_rows, waiting))
-        self.expect(rows == dispatcher.queue.rows, "the queue's rows are miscounted")
-        favoured, shares = _waiting(dispatcher._shares.queue), self.shares[model]
+        self.expect(rows == model.intake.queue.rows, "the queue's rows are miscounted")
+        favoured, shares = _waiting(model.intake.shares.queue), self.shares[model]
         rows = sum(map(waiting_rows, favoured))
         self.expect(rows == shares.queue.rows, "the rows that go first are miscounted")
         shares.check(favoured)
@@ -307,7 +312,7 @@ class Invariants:
         places.update(favoured)
         places.update(part for parts in dispatcher._alone for part in parts)
         copies: Counter[Any] = Counter()
-        for flight in dispatcher.in_flight.values():
+        for flight in dispatcher.in_flight:
             copies.update(flight.parts)
             if not flight.hedged:
                 for part in flight.parts:
@@ -374,13 +379,13 @@ class Invariants:
         for model in self.world.models:
             dispatcher = model.dispatcher
             self.expect(not self.work[model], f"{len(self.work[model])} were not settled")
-            self.expect(not dispatcher.queue.rows, "rows wait")
-            self.expect(not dispatcher._shares.queue.rows, "rows wait that go first")
+            self.expect(not model.intake.queue.rows, "rows wait")
+            self.expect(not model.intake.shares.queue.rows, "rows wait that go first")
             self.expect(not dispatcher.in_flight, "batches are in flight")
             self.expect(not dispatcher._alone, "rows wait to be evaluated alone")
             self.expect(not dispatcher._hedging.waiting, "flights wait for a copy")
             self.expect(not len(dispatcher._hedging), "copies are in flight")
-            self.expect(dispatcher._timer is None, "a timer is armed")
+            self.expect(not dispatcher._alarm.armed, "a timer is armed")
         cache = self.world.cache
         sizes = sum(cache._size(k, e.output) for k, e in cache._entries.items())
         self.expect(sizes == cache.bytes, "the cache's bytes are miscounted")

@@ -6,35 +6,35 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from clipper.batching.dispatcher import Dispatcher
+from clipper.batching.intake import Intake
 from clipper.batching.job import Slice
 
 Expect = Callable[[object, str], None]
 
 
 class WatchedShares:
-    """Follows what a dispatcher lets in first, from the outside."""
+    """Follows what an intake lets in first, from the outside."""
 
     # State: work that waits to go first, by who asked for it and how much of a batch was
     # its part then; rows let in since the last batch, by who asked; rows of that batch and
     # of the one that was just sent; rows that ever went first.
 
     def __init__(
-        self, dispatcher: Dispatcher, applications: Callable[[], int], expect: Expect
+        self, intake: Intake, applications: Callable[[], int], expect: Expect
     ) -> None:
         self.expect = expect
-        self.queue = dispatcher._shares.queue
+        self.queue = intake.shares.queue
         self.rows = 0
-        self._main = dispatcher.queue
+        self._main = intake.queue
         self._applications = applications
         self._waiting: dict[Any, tuple[Any, int]] = {}
         self._let_in: Counter[Any] = Counter()
         self._before = 1
         self._sent = 1
-        inner: Any = dispatcher._shares
+        inner: Any = intake.shares
         self._favour, self._told = inner.favour, inner.sent
         inner.favour, inner.sent = self._watch_favour, self._watch_sent
-        main: Any = dispatcher.queue
+        main: Any = intake.queue
         self._push = main.push
         main.push = self._watch_push
 

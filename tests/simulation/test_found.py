@@ -43,7 +43,7 @@ class Pair:
     def job(self, value: float) -> Waiter:
         waiter = Waiter()
         deadline = self.clock.now() + 10.0
-        self.dispatcher.submit(Job(struct.pack("<d", value), None, deadline, waiter))
+        self.dispatcher.intake.submit(Job(struct.pack("<d", value), None, deadline, waiter))
         return waiter
 
     def turn(self) -> None:
@@ -128,12 +128,12 @@ class Shared:
             call_soon=loop.call_soon,
             call_later=loop.call_later,
         )
-        self.dispatcher.shared = True
+        self.dispatcher.intake.shared = True
 
     def job(self, source: str, budget: float = 10.0) -> Job:
         row = struct.pack("<d", 1.0)
         job = Job(row, None, self.clock.now() + budget, Waiter(source))
-        self.dispatcher.submit(job)
+        self.dispatcher.intake.submit(job)
         return job
 
     def fill(self, rows: int) -> None:
@@ -158,18 +158,18 @@ def test_what_goes_first_and_becomes_more_urgent_is_counted_once(
     shared = Shared(clock, fake_loop, 2)
     shared.fill(6)
     job = shared.job("other")
-    assert shared.dispatcher._shares.queue.rows == 1
+    assert shared.dispatcher.intake.shares.queue.rows == 1
     joined = Waiter("other")
     assert job.join(joined, clock.now() + 0.5)
-    shared.dispatcher.promote(job)
+    shared.dispatcher.intake.promote(job)
     clock.move(1.0)  # whoever joined it has left again
     for waiter in list(job.waiters):
         job.leave(waiter)
     job.expires = clock.now()
-    shared.dispatcher.prune()
+    shared.dispatcher.intake.prune(clock.now())
     assert job.settled
-    assert shared.dispatcher._shares.queue.rows == 0
-    assert shared.dispatcher.queue.rows == 6
+    assert shared.dispatcher.intake.shares.queue.rows == 0
+    assert shared.dispatcher.intake.queue.rows == 6
 
 
 def test_what_went_first_and_had_no_room_counts_to_the_next_batch(
@@ -178,7 +178,7 @@ def test_what_went_first_and_had_no_room_counts_to_the_next_batch(
     shared = Shared(clock, fake_loop, 2)
     shared.fill(8)
     first = shared.job("other"), shared.job("another")
-    queue = shared.dispatcher._shares.queue
+    queue = shared.dispatcher.intake.shares.queue
     assert queue.rows == 2
     shared.controller.bound = 1  # a batch has become smaller since
     shared.answer()

@@ -1,0 +1,144 @@
+"""The door to the queue, without what gives batches to replicas."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import FakeLoop, FakeReplica, ManualClock
+
+from clipper.batching.alarm import Alarm
+from clipper.batching.fleet import Fleet
+from clipper.batching.intake import Intake
+from clipper.batching.job import EXPIRED, Job
+from clipper.batching.outcomes import FULL, REFUSED, SHED, DispatcherStats
+from clipper.batching.way_back import LEAST_WIRE, WayBack
+from clipper.values import UNIFORM, RowError
+
+from .contract import Known
+from .test_fairness import From
+from .test_load import Flight
+from .test_queue import Waiter, block
+
+GONE = RowError("unavailable", "gone")
+
+
+class Door:
+    """An intake with one replica that takes 10 ms and 1 ms for each row."""
+
+    def __init__(self, clock: ManualClock, loop: FakeLoop, limit: int = 100) -> None:
+        self.clock = clock
+        self.rings = 0
+        self.alarm = Alarm(self._ring, loop.call_soon, loop.call_later)
+        self.stats = DispatcherStats()
+        self.fleet = Fleet(Known(0.001, 0.01))
+        self.fleet.renew([FakeReplica()])
+        self.load = self.fleet.loads[0]
+        self.load.record(1, 0.011, clock.now())
+        self.intake = Intake(
+            self.alarm, self.fleet, WayBack(), self.stats, clock.now, limit
+        )
+
+    def _ring(self) -> None:
+        self.alarm.soon = False
+        self.rings += 1
+
+    def busy(self) -> None:
+        """The replica was given ten rows: it is free in 20 ms."""
+        flight = Flight(10, [], UNIFORM, lambda batch, result: None, [], self.load)
+        self.load.sent(flight, self.clock.now())
+        self.intake.admission.stale = True
+
+    def job(self, slo: float = 10.0, waiter: Waiter | None = None) -> tuple[Job, Waiter]:
+        waiter = waiter or Waiter()
+        job = Job(b"p", None, self.clock.now() + slo, waiter)
+        self.intake.submit(job)
+        return job, waiter
+
+
+@pytest.fixture
+def door(clock: ManualClock, fake_loop: FakeLoop) -> Door:
+    return Door(clock, fake_loop)
+
+
+def test_all_that_comes_in_one_turn_rings_once(door: Door, fake_loop: FakeLoop) -> None:
+    for _ in range(3):
+        door.job()
+    fake_loop.turn()
+    assert door.rings == 1
+    assert (door.intake.waiting_rows, door.intake.arrived) == (3, 3)
+
+
+def test_it_is_foretold_anew_when_a_replica_was_given_a_batch(door: Door) -> None:
+    assert not door.job(slo=0.0001)[1].told  # the replica is idle
+    door.busy()
+    first = 0.020 + 0.011 + LEAST_WIRE
+    assert door.job(slo=first - 0.0001)[1].output == REFUSED
+    assert not door.intake.admission.stale
+    assert not door.job(slo=first + 0.01)[1].told
+    assert door.stats.refused_rows == 1 and door.intake.arrived == 2
+
+
+def test_a_full_queue_refuses_and_what_waits_in_vain_makes_room(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    door = Door(clock, fake_loop, limit=2)
+    (_, first), (_, second) = door.job(slo=1.0), door.job(slo=5.0)
+    assert door.job()[1].output == FULL
+    clock.move(2.0)
+    assert not door.job()[1].told
+    assert first.output == EXPIRED and not second.told
+    assert (door.stats.refused_rows, door.stats.expired_rows) == (1, 1)
+
+
+def test_an_empty_queue_takes_what_is_larger_than_its_limit(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    door = Door(clock, fake_loop, limit=2)
+    many = block(5, clock.now() + 10.0)
+    door.intake.submit(many)
+    assert door.intake.waiting_rows == 5
+
+
+def test_closed_it_settles_all_that_waits_comes_or_returns(door: Door) -> None:
+    _, waiting = door.job()
+    door.intake.close(GONE)
+    assert waiting.output == GONE
+    assert door.job()[1].output == GONE
+    returned = Waiter()
+    door.intake.put_back(Job(b"p", None, 1e9, returned))
+    assert returned.output == GONE
+    door.intake.reopen()
+    assert not door.job()[1].told
+    assert door.intake.waiting_rows == 1
+
+
+@pytest.mark.parametrize(("error", "counts"), [(SHED, (2, 0)), (EXPIRED, (0, 2))])
+def test_what_is_given_up_is_told_and_counted_for_what_it_is(
+    door: Door, error: RowError, counts: tuple[int, int]
+) -> None:
+    waiters = [door.job(slo=slo)[1] for slo in (1.0, 2.0, 3.0)]
+    door.intake.shed(2, error, door.clock.now())
+    assert [waiter.output for waiter in waiters] == [error, error, None]
+    assert (door.stats.shed_rows, door.stats.expired_rows) == counts
+
+
+def test_what_nobody_waits_for_is_dropped_from_both_queues(door: Door) -> None:
+    door.intake.shared = True
+    jobs = [door.job(waiter=From("flood")) for _ in range(4)]
+    favoured, waiter = door.job(waiter=From("little"))
+    assert door.intake.shares.queue.rows == 1
+    jobs[0][0].leave(jobs[0][1])
+    favoured.leave(waiter)
+    door.intake.prune(door.clock.now())
+    assert door.stats.abandoned_rows == 2
+    assert door.intake.waiting_rows == 3 and door.intake.shares.queue.rows == 0
+
+
+def test_who_joined_dropped_work_meanwhile_is_queued_again(door: Door) -> None:
+    job, waiter = door.job()
+    job.leave(waiter)
+    dropped = door.intake.queue.prune(door.clock.now())
+    assert dropped == [job]
+    joined = Waiter()
+    job.join(joined, door.clock.now() + 5.0)
+    door.intake.drop(dropped, door.clock.now())
+    assert not joined.told and door.intake.waiting_rows == 1

@@ -165,22 +165,21 @@ class Dispatcher:
                 self._send_alone(load, alone.popleft(), now)
             elif first.rows:
                 self._send_fairly(load, now)
-            elif not self._send_next(load, now):
+            elif self._wait.active and not load.flights and self._waits(load, now):
                 break
+            else:
+                self._send_next(load, now)
         if fleet.may_copy:
             self._alarm.ring_at(self._hedging.next_due(fleet.loads, now), now)
 
-    def _send_next(self, load: ReplicaLoad, now: float) -> bool:
-        """Send the next batch to the replica; false if it should wait to become fuller."""
-        if self._wait.active and not load.flights and self._waits(load, now):
-            return False
+    def _send_next(self, load: ReplicaLoad, now: float) -> None:
+        """Send the next batch to the replica."""
         take = self._plan(load, now)
         taken, dropped = self.intake.queue.take(take, MAX_BATCH_BYTES, now)
         if dropped:
             self.intake.drop(dropped, now)
         if taken:
             self._send_first(load, taken, now)
-        return True
 
     def _send_fairly(self, load: ReplicaLoad, now: float) -> None:
         """Send a batch that begins with what goes first."""
@@ -334,7 +333,9 @@ class Dispatcher:
         tells = rows >= FEW or now - load.recorded_at >= OFTEN or load.recorded < NEW
         if tells:
             load.record(rows, seconds, now)
-        wait.answering(now, rows, self.intake.arrived, load.controller.latency)
+        latency = load.controller.latency
+        if latency is not None and latency.fixed > wait.least_cost:
+            wait.answering(now, rows, self.intake.arrived, latency)
         if seconds > AHEAD * self._way_back.settling and self._waits_for_replica:
             self._send_all(now)
         self._settle(flight, outputs)

@@ -18,6 +18,8 @@ GRID = 0.8  # each batch size that is tried, of the next larger one
 MOST_DEADLINES = 512  # looked at; longer queues are thinned out evenly
 MOST_ROWS = 8192
 
+_new = tuple.__new__
+
 
 def choose(latency: LatencyModel, now: float, backlog: Backlog, limit: int) -> Plan:
     """The plan for a batch of at most `limit` rows that begins at `now`, in seconds on the
@@ -25,7 +27,7 @@ def choose(latency: LatencyModel, now: float, backlog: Backlog, limit: int) -> P
     rows = min(backlog.rows, limit)
     needed = latency.fixed + latency.per_row * rows + latency.spread
     if backlog.head - now >= needed or not latency.known:
-        return Plan(0, rows)
+        return _new(Plan, (0, rows))  # the usual case, without the slower constructor
     return _most_goodput(latency, now, backlog, rows)
 
 

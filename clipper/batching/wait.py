@@ -41,14 +41,16 @@ STRAY_DEVIATION, STRAY_SHARE = 0.5, 0.02
 
 class BatchWait(Protocol):
     """`arrived` counts all rows that have ever come. While `active` is false nothing waits,
-    and neither `look` nor `until` need be called."""
+    and neither `look` nor `until` need be called; where a batch costs no more than
+    `least_cost` seconds beside its rows, neither need `answering`."""
 
     @property
     def active(self) -> bool: ...
 
-    def answering(
-        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
-    ) -> None:
+    @property
+    def least_cost(self) -> float: ...
+
+    def answering(self, now: float, rows: int, arrived: int, latency: LatencyModel) -> None:
         """A batch of so many rows came back and is about to be answered."""
         ...
 
@@ -79,6 +81,8 @@ class BatchWait(Protocol):
 class FixedWait:
     """So many seconds from when the first row was seen waiting."""
 
+    least_cost = math.inf
+
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.active = seconds > 0.0
@@ -87,9 +91,7 @@ class FixedWait:
         self._since: float | None = None
         self._arrived = 0
 
-    def answering(
-        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
-    ) -> None:
+    def answering(self, now: float, rows: int, arrived: int, latency: LatencyModel) -> None:
         """Nothing to learn."""
 
     def answered(self, now: float) -> None:
@@ -118,6 +120,8 @@ class FixedWait:
 class LearnedWait:
     """Waits for clients that were just answered, where the rule above says that it pays."""
 
+    least_cost = SOON / WORTH  # less can never pay
+
     # State: of the batch that was answered last, its rows, when it came back, until when
     # its clients are expected, how many rows had come before it and had come when last
     # looked, and how many will have when its clients are back; `active` until that time
@@ -136,13 +140,9 @@ class LearnedWait:
         self._strayed = 0.0
         self._soon = SOON
 
-    def answering(
-        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
-    ) -> None:
+    def answering(self, now: float, rows: int, arrived: int, latency: LatencyModel) -> None:
         if self.active:
             self._close()
-        if latency is None or latency.fixed * WORTH <= SOON:
-            return  # it can never pay
         self._span = MEMORY * self._span + min(1.0, now - self._at)
         self._at = now
         self._rows = rows

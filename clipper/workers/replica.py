@@ -42,6 +42,7 @@ _STOPPED = "the worker was stopped before it could answer"
 _RETURNED = "the worker ended before it began with the batch"
 
 _S = ReplicaState
+_READY = _S.READY
 _OVER = (_S.DRAINING, _S.STOPPED, _S.FAILED)
 
 LoadBlob = Callable[[], Awaitable[bytes]]
@@ -100,7 +101,7 @@ class Replica:
     @property
     def room(self) -> bool:
         """Whether `submit` may be called."""
-        return self.state is _S.READY and len(self._channel.sent) < MAX_IN_FLIGHT
+        return self.state is _READY and len(self._channel.sent) < MAX_IN_FLIGHT
 
     @property
     def in_flight(self) -> int:
@@ -140,7 +141,7 @@ class Replica:
         self._batches += 1
         self._rows += batch.rows
         self._busy += batch.seconds
-        if self.state is _S.READY:
+        if self.state is _READY:
             self._tell(self._on_room)
         elif not self.in_flight:
             self._wake_drain()

@@ -107,8 +107,8 @@ FROM_WORKER: dict[type[Message], tuple[int, int]] = {
 }
 _CAPS = FROM_SERVER | FROM_WORKER
 
-_HEADER = Struct("<3sBIII")  # magic, kind, head length, body length, checksum
-_CHECKED = 12  # bytes of the header that the checksum covers
+_START = Struct("<3sBII")  # magic, kind, head length, body length
+_HEADER = Struct(f"{_START.format}I")  # and a checksum of these and the head
 _MAGIC = b"cl\xf1"
 
 # Frames up to this size, and frames of many small buffers, are written as one piece:
@@ -134,7 +134,7 @@ def encode(message: Message, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
     head_cap, body_cap = _CAPS[type(message)]
     if len(head) > head_cap or size > body_cap:
         raise WireError(f"a message of {len(head)} + {size} bytes exceeds its limit")
-    start = _HEADER.pack(_MAGIC, _CODES[type(message)], len(head), size, 0)[:_CHECKED]
+    start = _START.pack(_MAGIC, _CODES[type(message)], len(head), size)
     checksum = crc32(head, crc32(start)).to_bytes(4, "little")
     if size <= _JOIN_BELOW or size < len(buffers) * _SMALL_BUFFER:
         return [b"".join((start, checksum, head, *buffers))]
@@ -200,7 +200,7 @@ class Decoder:
         if len(buffer) < start:
             return False
         head = bytes(buffer[_HEADER.size : start])
-        if crc32(head, crc32(buffer[:_CHECKED])) != checksum:
+        if crc32(head, crc32(buffer[: _START.size])) != checksum:
             raise WireError("the checksum of a frame is wrong")
         self._head = _decode(decoder, head)
         self._body = buffer[start : start + body_length]

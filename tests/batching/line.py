@@ -73,7 +73,9 @@ class Line:
 
     def done(self, rows: int) -> None:
         self.busy = False
-        self.wait.answering(self.now, rows, self.arrived, self.latency)
+        latency = self.latency
+        if latency is not None and latency.fixed > self.wait.least_cost:
+            self.wait.answering(self.now, rows, self.arrived, latency)
         self.dispatch()
         self.on_answer(rows)
         self.wait.answered(self.now)

@@ -86,7 +86,7 @@ def test_a_damaged_frame_is_noticed(
 
 @given(st.binary(max_size=60), st.sampled_from([3, 6, 7]))
 def test_a_head_of_junk_with_a_right_checksum(head: bytes, code: int) -> None:
-    start = wire._HEADER.pack(wire._MAGIC, code, len(head), 0, 0)[: wire._CHECKED]
+    start = wire._START.pack(wire._MAGIC, code, len(head), 0)
     checksum = wire.crc32(head, wire.crc32(start)).to_bytes(4, "little")
     decoder = wire.Decoder(wire.FROM_WORKER)
     decoder.feed(start + checksum + head)

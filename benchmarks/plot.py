@@ -65,7 +65,10 @@ def bar_plot(
             places = [group + offset for group in range(len(groups))]
             axes.bar(places, values, width, label=label)
         axes.set_xticks(range(len(groups)), groups)
-        _legend(axes, series)
+        if len(series) > 1:  # inside, it would lie over bars
+            axes.figure.legend(
+                loc="outside lower center", ncols=4, frameon=False, fontsize=9
+            )
 
 
 def scatter_plot(

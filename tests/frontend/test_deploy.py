@@ -159,6 +159,8 @@ async def test_an_upload_that_is_no_function(admin: AdminPort) -> None:
         ({"batching": {"controller": "fixed"}}, "needs max_batch_size"),
         ({"batching": {"max_batch_size": 0}}, "max_batch_size must be at least 1"),
         ({"batching": {"size": 1}}, "unknown field size"),
+        ({"batching": {"batch_wait": "soon"}}, 'batch_wait must be "auto" or milliseconds'),
+        ({"batching": {"batch_wait": -1}}, 'batch_wait must be "auto" or milliseconds'),
         ({"retry": "yes"}, "at $.retry"),
         ({"example": "text"}, "Expected an array, got a string at example"),
         ({"memory_limit": -1}, "at $.memory_limit"),

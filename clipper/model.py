@@ -77,7 +77,6 @@ class Model:
             self._worker_spec(),
             load_blob,
             clock=clock,
-            on_room=self.dispatcher.wake,
             on_change=self._replicas_changed,
         )
         self.intake = self.dispatcher.intake
@@ -98,7 +97,7 @@ class Model:
     def set_objectives(self, slos: Sequence[float]) -> None:
         """The SLOs in seconds of the applications that this version answers for: the
         tightest bounds a batch, and several share the model fairly."""
-        self.intake.shared = len(slos) > 1
+        self.intake.share(len(slos) > 1)
         self.dispatcher.fleet.set_objective(
             (1.0 - WAY_BACK) * min(slos) if slos else DEFAULT_OBJECTIVE
         )

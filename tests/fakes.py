@@ -141,7 +141,6 @@ class FakeReplicaSet:
         load_blob: Callable[[], Awaitable[bytes]],
         *,
         clock: Clock,
-        on_room: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
         self.spec = spec
@@ -150,7 +149,6 @@ class FakeReplicaSet:
         self.wanted = 0
         self.replica = FakeReplica(spec.input_type)
         self._ready = (self.replica,)
-        self._on_room = on_room
         self._on_change = on_change
 
     @property
@@ -161,11 +159,6 @@ class FakeReplicaSet:
         self.state = state
         self.live = self.wanted if state is State.LIVE else 0
         self._on_change()
-        if self.live:
-            self._on_room()
-
-    def room(self) -> None:
-        self._on_room()
 
     def restore(self, replicas: int) -> None:
         self.wanted = replicas

@@ -167,7 +167,6 @@ class Ask:
     def answer(self, function: Callable[[Any], Output] = lambda x: b"%d" % x[0]) -> None:
         self.turn()
         self.replica.answer(function)
-        replicas(self.model).room()
         self.turn()
 
     def fail(self, kind: FailureKind) -> None:
@@ -351,7 +350,7 @@ async def test_a_hasty_query_promotes_the_job_it_joins(house: House) -> None:
     hasty.submit(row(2), receiver)
     assert ask.model.intake.queue.head == house.clock.now() + 0.01
     replicas(ask.model).replica.capacity = 1
-    ask.model.dispatcher.wake()
+    ask.model.dispatcher.reopen()
     ask.turn()
     assert ask.replica.seen == [[[2.0], [0.0], [1.0]]]
 
@@ -425,7 +424,9 @@ async def test_while_a_batch_is_late_a_row_without_time_for_it_is_refused(ask: A
     ask.one(2)
     ask.turn()
     ask.wait(SLO + 0.01)
-    assert ask.one(3).output == REFUSED
+    waiting = ask.one(3)
+    ask.turn()  # there is no replica for it: that one is late is seen now
+    assert ask.one(4).output == REFUSED and not waiting.told
 
 
 # -- without a model -------------------------------------------------------------------

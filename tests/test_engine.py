@@ -72,7 +72,6 @@ class Workers(FakeReplicaSet):
     def answer(self) -> None:
         while self.replica.batches and self.answering:
             self.replica.answer(lambda row: f'"{self.spec.version}"'.encode())
-            self.room()
 
     answering = True
 

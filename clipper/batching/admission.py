@@ -20,22 +20,21 @@ class Admission:
     replica is idle, or where a replica's speed is not known.
     """
 
-    # State: the two numbers, and whether a replica was given or answered a batch since.
+    # State: the two numbers, and since when they are no longer true, None if they are. They
+    # are worked out when next asked for, but as of that time: what comes after a pause of
+    # the event loop must not see the answers that wait in the sockets as late.
 
-    __slots__ = ("earliest", "per_row", "stale")
+    __slots__ = ("changed", "earliest", "per_row")
 
     def __init__(self) -> None:
         self.earliest = _NEVER
         self.per_row = 0.0
-        self.stale = False
+        self.changed: float | None = None
 
-    def open(self) -> None:
-        """A replica is idle."""
-        self.stale = False
-        self.earliest = _NEVER
-
-    def renew(self, now: float, loads: Iterable[ReplicaLoad], way_back: float) -> None:
-        self.stale = False
+    def renew(self, loads: Iterable[ReplicaLoad], way_back: float) -> None:
+        """Say what is true since `changed`."""
+        now, self.changed = self.changed, None
+        assert now is not None
         self.earliest = _NEVER
         soonest, rate = _ALWAYS, 0.0
         for load in loads:

@@ -95,11 +95,6 @@ class Dispatcher:
         """That of the first replica."""
         return self.fleet.controller
 
-    def wake(self) -> None:
-        """A replica has room."""
-        if self._waits_for_replica or self._hedging.waiting:
-            self._alarm.ring_soon()
-
     def close(self, error: RowError) -> None:
         """No replica will come any more: settle what waits, and whatever follows."""
         self.intake.close(error)
@@ -110,8 +105,9 @@ class Dispatcher:
         self._tell_idle()
 
     def reopen(self) -> None:
-        """Replicas are expected again."""
+        """Replicas have come or gone, or are expected again."""
         self.intake.reopen()
+        self._alarm.ring_soon()
 
     async def drain(self, seconds: float) -> None:
         """Wait until nothing is queued or in flight, at most `seconds`."""
@@ -146,6 +142,7 @@ class Dispatcher:
         ready = self._replicas()
         if ready is not self.fleet.replicas:
             self.fleet.renew(ready)
+            self.intake.admission.changed = now
         if self.fleet.may_copy or self._hedging.waiting:
             self._hedge(now)
         self._send_all(now)
@@ -156,9 +153,11 @@ class Dispatcher:
         """Send batches while there is work and a replica that should have it."""
         fleet, intake, alone = self.fleet, self.intake, self._alone
         queue, first = intake.queue, intake.shares.queue
+        arrived = intake.arrived
         while queue.rows or alone or first.rows:
             load = fleet.choose(now, queue)
             if load is None:
+                intake.admission.changed = now
                 intake.prune(now)
                 break
             if alone:
@@ -169,6 +168,8 @@ class Dispatcher:
                 break
             else:
                 self._send_next(load, now)
+            if intake.arrived != arrived:
+                break  # who was refused asks again at once: the next turn is for them
         if fleet.may_copy:
             self._alarm.ring_at(self._hedging.next_due(fleet.loads, now), now)
 
@@ -267,7 +268,7 @@ class Dispatcher:
         flight = Flight(rows, buffers, layout, self._done, parts, load)
         flight.hedged = hedged
         self.in_flight.add(flight)
-        self.intake.admission.stale = True
+        self.intake.admission.changed = now
         load.sent(flight, now)
         load.replica.submit(flight)
         return flight
@@ -311,15 +312,14 @@ class Dispatcher:
         load = flight.load
         self.in_flight.remove(flight)
         load.answered(flight, now)
-        if load.flights:
-            self.intake.admission.stale = True
-        else:
-            self.intake.admission.open()
+        self.intake.admission.changed = now
         if type(result) is list:
             self._succeeded(flight, result, now)
         else:
             assert isinstance(result, BatchFailure)
             self._failed(flight, result)
+        if self._waits_for_replica or self._hedging.waiting:
+            self._alarm.ring_soon()
         if self._idle is not None:
             self._tell_idle()
 
@@ -334,7 +334,7 @@ class Dispatcher:
         if tells:
             load.record(rows, seconds, now)
         latency = load.controller.latency
-        if latency is not None and latency.fixed > wait.least_cost:
+        if wait.active or (latency is not None and latency.fixed > wait.least_cost):
             wait.answering(now, rows, self.intake.arrived, latency)
         if seconds > AHEAD * self._way_back.settling and self._waits_for_replica:
             self._send_all(now)

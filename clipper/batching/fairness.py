@@ -52,6 +52,11 @@ class FairShares:
         self.queue.push(job)
         return True
 
+    def forget(self) -> None:
+        """Nobody's part is counted any more."""
+        self._waiting = None
+        self._let_in.clear()
+
     def sent(self, rows: int) -> None:
         """A batch went out."""
         self._waiting = None

@@ -80,8 +80,8 @@ class Intake:
     def refusal(self, deadline: float, rows: int = 1) -> RowError | None:
         """Why that many rows with this deadline cannot be taken now, if so; counted."""
         waiting, admission = self.queue.rows, self.admission
-        if admission.stale:
-            admission.renew(self._now(), self._fleet.loads, self._way_back.seconds)
+        if admission.changed is not None:
+            admission.renew(self._fleet.loads, self._way_back.seconds)
         if deadline < admission.earliest + waiting * admission.per_row:
             self._stats.refused_rows += rows
             return REFUSED
@@ -128,6 +128,12 @@ class Intake:
 
     def reopen(self) -> None:
         self.closed = None
+
+    def share(self, shared: bool) -> None:
+        """Several applications ask, or no longer do."""
+        self.shared = shared
+        if not shared:
+            self.shares.forget()
 
     # -- what goes without being evaluated ------------------------------------------------
 

@@ -27,6 +27,9 @@ FAR = 0.25  # of what was expected, beside all but the farthest residuals
 RUN = 6
 KEPT = 2.0
 OUTLIER = 2.0
+# Of fewer batches than ENOUGH one alone counts for so many times what was expected of as
+# many rows at most: a pause of the machine early on must not be taken for the model.
+STALL = 10.0
 
 
 class LatencyModel:
@@ -89,9 +92,11 @@ class LatencyModel:
         """A batch of so many rows took that long."""
         batches = self.batches
         self.batches = batches + 1
+        expected = self.fixed + self.per_row * rows
+        if 0 < batches < ENOUGH and expected > 0.0:
+            seconds = min(seconds, STALL * expected * max(1.0, rows / self.largest))
         if rows > self.largest:
             self.largest = rows
-        expected = self.fixed + self.per_row * rows
         residual = seconds - expected
         if batches == 1 and self.fixed > COLD * seconds:
             self._n = self._x = self._xx = self._y = self._xy = 0.0

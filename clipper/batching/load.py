@@ -39,6 +39,7 @@ class Flight(Batch):
         parts: list[Part],
         load: ReplicaLoad,
     ) -> None:
+        # what Batch does, without calling it: one is made for every batch
         self.rows = rows
         self.buffers = buffers
         self.layout = layout

@@ -41,8 +41,8 @@ STRAY_DEVIATION, STRAY_SHARE = 0.5, 0.02
 
 class BatchWait(Protocol):
     """`arrived` counts all rows that have ever come. While `active` is false nothing waits,
-    and neither `look` nor `until` need be called; where a batch costs no more than
-    `least_cost` seconds beside its rows, neither need `answering`."""
+    and neither `look` nor `until` need be called; nor `answering`, where a batch costs no
+    more than `least_cost` seconds beside its rows."""
 
     @property
     def active(self) -> bool: ...
@@ -50,7 +50,9 @@ class BatchWait(Protocol):
     @property
     def least_cost(self) -> float: ...
 
-    def answering(self, now: float, rows: int, arrived: int, latency: LatencyModel) -> None:
+    def answering(
+        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
+    ) -> None:
         """A batch of so many rows came back and is about to be answered."""
         ...
 
@@ -91,7 +93,9 @@ class FixedWait:
         self._since: float | None = None
         self._arrived = 0
 
-    def answering(self, now: float, rows: int, arrived: int, latency: LatencyModel) -> None:
+    def answering(
+        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
+    ) -> None:
         """Nothing to learn."""
 
     def answered(self, now: float) -> None:
@@ -140,9 +144,13 @@ class LearnedWait:
         self._strayed = 0.0
         self._soon = SOON
 
-    def answering(self, now: float, rows: int, arrived: int, latency: LatencyModel) -> None:
+    def answering(
+        self, now: float, rows: int, arrived: int, latency: LatencyModel | None
+    ) -> None:
         if self.active:
             self._close()
+        if latency is None or latency.fixed <= self.least_cost:
+            return
         self._span = MEMORY * self._span + min(1.0, now - self._at)
         self._at = now
         self._rows = rows

@@ -52,8 +52,8 @@ Report = Callable[[str, float], None]
 class Replica:
     """A worker behind `submit`. Starts once, ends once.
 
-    `on_room` is called when it becomes READY and after every answer, `on_end` when it can
-    serve no more (its process may take a moment longer; see `wait_gone`).
+    `on_end` is called when it can serve no more (its process may take a moment longer; see
+    `wait_gone`).
     """
 
     # State: `_timer` is armed for `_due` while a batch is in flight and at most once
@@ -65,7 +65,6 @@ class Replica:
         spec: WorkerSpec,
         clock: Clock,
         *,
-        on_room: Callable[[], None] = lambda: None,
         on_end: Callable[[Replica], None] = lambda replica: None,
         patience: Patience | None = None,
     ) -> None:
@@ -75,7 +74,6 @@ class Replica:
         self.detail = ""
         self.hello: wire.Hello | None = None
         self._clock = clock
-        self._on_room = on_room
         self._on_end = on_end
         self._patience = patience or Patience()
         self._hang = HangRule(self._patience.hang_floor, self._patience.hang_ceiling)
@@ -141,16 +139,8 @@ class Replica:
         self._batches += 1
         self._rows += batch.rows
         self._busy += batch.seconds
-        if self.state is _READY:
-            self._tell(self._on_room)
-        elif not self.in_flight:
+        if self._drained is not None and not self.in_flight:
             self._wake_drain()
-
-    def _tell(self, callback: Callable[[], None]) -> None:
-        try:
-            callback()
-        except Exception:  # neither the worker nor its other batches may suffer from it
-            logger.exception("a callback of %r raised", self)
 
     def told(self, message: wire.Message) -> None:
         if self._reply is not None and not self._reply.done():
@@ -201,7 +191,6 @@ class Replica:
             self._move(_S.EXAMPLE)
             await self._run_example(self.spec.example, report)
         self._move(_S.READY)
-        self._tell(self._on_room)
 
     async def _load(self, blob: bytes, report: Report) -> None:
         self._check_alive()
@@ -337,7 +326,10 @@ class Replica:
         batches = self._channel.close()
         if self._process is not None:
             self._process.kill()
-        self._tell(lambda: self._on_end(self))
+        try:
+            self._on_end(self)
+        except Exception:  # its batches must not suffer from it
+            logger.exception("a callback of %r raised", self)
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(ReplicaFailed(self.reason, self.detail))
         failure = BatchFailure(kind, cause, self.detail)

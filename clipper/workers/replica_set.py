@@ -81,8 +81,7 @@ class _Slot:
 class ReplicaSet:
     """Starts, restarts, scales and stops the workers of one model version.
 
-    `on_room` is called when a replica can take a batch that could not before, `on_change`
-    when `state`, `live` or `reason` changed. Both are plain calls.
+    `on_change` is called when `state`, `ready` or `reason` changed.
     """
 
     # State: `_slots` are the places to be filled, `_starts` replicas on their way in for
@@ -100,7 +99,6 @@ class ReplicaSet:
         load_blob: LoadBlob,
         *,
         clock: Clock,
-        on_room: Callable[[], None],
         on_change: Callable[[], None],
         restarts: Restarts | None = None,
         patience: Patience | None = None,
@@ -113,7 +111,6 @@ class ReplicaSet:
         self.reason = ""
         self._load_blob = load_blob
         self._clock = clock
-        self._on_room = on_room
         self._on_change = on_change
         self._restarts = restarts or Restarts()
         self._patience = patience
@@ -126,7 +123,7 @@ class ReplicaSet:
         self._tripped = self._stopped = False
         self._next_try = self._on_trial = 0.0
         self._probe = asyncio.Lock()
-        self._told = (self.state, self.live, self.reason)
+        self._told: tuple[object, ...] = (self.state, self.ready, self.reason)
         self._last_output = ""
 
     def __repr__(self) -> str:
@@ -225,7 +222,6 @@ class ReplicaSet:
         for slot in slots:
             self._keep(slot)
         self._changed()
-        self._call(self._on_room)
 
     def _check_running(self) -> None:
         if self._stopped:
@@ -284,7 +280,6 @@ class ReplicaSet:
         slot.replica = replica = Replica(
             self.spec,
             self._clock,
-            on_room=self._on_room,
             on_end=ended,
             patience=self._patience,
         )
@@ -403,13 +398,9 @@ class ReplicaSet:
             self.state = State.LIVE
         else:
             self.state = State.FAILED if self._tripped else State.STARTING
-        self._told = (self.state, self.live, self.reason)
+        self._told = (self.state, self.ready, self.reason)
         if self._told != before:
-            self._call(self._on_change)
-
-    def _call(self, callback: Callable[[], None]) -> None:
-        """No loop of ours may end because somebody else's callback raised."""
-        try:
-            callback()
-        except Exception:
-            logger.exception("a callback of %r raised", self)
+            try:
+                self._on_change()
+            except Exception:  # no loop of ours may end because of that
+                logger.exception("a callback of %r raised", self)

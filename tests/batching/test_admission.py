@@ -16,7 +16,9 @@ RATE = 100 / 0.11  # rows per second of a replica that takes 10 ms and 1 ms for 
 
 def renewed(*loads: ReplicaLoad, now: float = NOW) -> Admission:
     admission = Admission()
-    admission.renew(now, loads, WAY_BACK)
+    admission.changed = now
+    admission.renew(loads, WAY_BACK)
+    assert admission.changed is None
     return admission
 
 
@@ -79,5 +81,6 @@ def test_where_a_speed_is_unknown_nothing_is_refused(controller: Known) -> None:
 def test_what_was_known_is_forgotten_with_the_work() -> None:
     admission = renewed(busy())
     assert not refuses_nothing(admission)
-    admission.renew(NOW + 1.0, [known()], WAY_BACK)
+    admission.changed = NOW + 1.0
+    admission.renew([known()], WAY_BACK)
     assert refuses_nothing(admission)

@@ -55,12 +55,10 @@ class Bench:
 
     def answer(self, seconds: float = 0.001) -> None:
         self.replica.answer(lambda row: b"%d" % row[0], seconds)
-        self.dispatcher.wake()
         self.loop.turn()
 
     def fail(self, kind: FailureKind) -> None:
         self.replica.fail(kind)
-        self.dispatcher.wake()
         self.loop.turn()
 
 
@@ -108,9 +106,8 @@ def test_where_batches_cost_next_to_nothing_any_goes_ahead(bench: Bench) -> None
     assert bench.replica.seen[1:] == [[[1.0]], [[2.0]]]
 
 
-def test_wake_without_work_schedules_nothing(bench: Bench) -> None:
-    bench.dispatcher.wake()
-    bench.dispatcher.wake()
+def test_without_work_nothing_is_sent(bench: Bench) -> None:
+    bench.dispatcher.reopen()
     bench.loop.turn()
     assert bench.replica.seen == []
 
@@ -364,7 +361,6 @@ def test_rows_that_are_retried_are_dropped_when_nobody_needs_them(bench: Bench) 
     bench.replica.fail(FailureKind.CRASHED)
     gone.leave(waiter)
     bench.clock.move(2.0)
-    bench.dispatcher.wake()
     bench.loop.turn()
     bench.answer()
     assert expired.output == EXPIRED and alive.output == b"3"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fakes import FakeLoop, ManualClock
+from fakes import FakeLoop, FakeReplica, ManualClock
 
 from clipper.batching.aimd import AIMD
 from clipper.batching.alarm import TICK
@@ -55,6 +55,71 @@ def test_while_a_replica_is_idle_nothing_is_refused(
     yard.back(0)
     assert not yard.job(1, slo=0.001).told
     assert yard.stats.refused_rows == 0
+
+
+def test_behind_a_replica_that_hangs_rows_are_refused(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    yard = busy(clock, fake_loop)
+    told = []
+    for _ in range(100):
+        fake_loop.advance(0.05)
+        told.append(yard.job(1, slo=0.2))
+        fake_loop.turn()
+    assert [waiter.output for waiter in told].count(REFUSED) > 80
+
+
+def test_an_answer_from_who_has_left_opens_no_door(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    yard = Yard(clock, fake_loop, *[Known(PER_ROW, 10.0, objective=20.0) for _ in range(2)])
+    for _ in range(2):
+        yard.send(1, slo=100.0)
+    for which in (0, 1):
+        yard.back(which)
+    for _ in range(2):
+        yard.send(1, slo=100.0)
+    assert [len(replica.batches) for replica in yard.ready] == [1, 1]
+    leaver = yard.ready[0]
+    yard.ready = yard.ready[1:]
+    yard.dispatcher.reopen()
+    fake_loop.turn()
+    leaver.answer(lambda row: b"%d" % row[0])
+    assert yard.job(1, slo=0.5).output == REFUSED
+
+
+def test_a_replica_that_comes_opens_the_door(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    yard = busy(clock, fake_loop)
+    assert yard.job(1, slo=0.005).output == REFUSED
+    yard.ready = (*yard.ready, FakeReplica())
+    yard.dispatcher.reopen()
+    fake_loop.turn()
+    assert not yard.job(1, slo=0.005).told
+
+
+class Hopeless(Known):
+    """Gives up all that waits."""
+
+    def plan(self, now: float, backlog: Backlog) -> Plan:
+        return Plan(backlog.rows, 0)
+
+
+def test_who_asks_again_when_refused_does_not_keep_the_loop(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    yard = Yard(clock, fake_loop, Hopeless(PER_ROW, FIXED))
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+        yard.job(1, slo=0.001, waiter=Waiter(ask))
+
+    ask()
+    yard.dispatcher._dispatch()
+    assert asked == 2  # that the first cannot be in time was seen, and no more
 
 
 def test_a_queue_has_its_limit(clock: ManualClock, fake_loop: FakeLoop) -> None:

@@ -41,12 +41,10 @@ class Yard(Bench):
     def back(self, which: int, seconds: float = 0.001) -> None:
         """A replica answers its oldest batch."""
         self.ready[which].answer(lambda row: b"%d" % row[0], seconds)
-        self.dispatcher.wake()
         self.loop.turn()
 
     def broke(self, which: int, kind: FailureKind) -> None:
         self.ready[which].fail(kind)
-        self.dispatcher.wake()
         self.loop.turn()
 
     def with_replicas(self) -> list[list[float]]:
@@ -232,3 +230,18 @@ def test_a_row_that_nothing_follows_is_given_to_a_second_replica_too(yard: Yard)
     yard.send(1)
     yard.loop.advance(1.0)
     assert yard.with_replicas() == [[1.0], [1.0]]
+
+
+def test_what_waits_for_a_replica_that_fails_goes_to_another(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    fast, slow = Known(0.0, 0.05, cap=2), Known(0.0, 10.0, cap=2)
+    yard = Yard(clock, fake_loop, fast, slow, retry=False)
+    yard.send(1)
+    waiting = yard.send(2, slo=5.0)
+    assert yard.with_replicas() == [[1.0], []]  # it would be sooner than the idle one
+    failing, other = yard.ready
+    yard.ready = (other,)
+    failing.fail(FailureKind.CRASHED)
+    fake_loop.turn()
+    assert other.seen == [[[2.0]]] and not waiting.told

@@ -45,10 +45,10 @@ class Door:
         """The replica was given ten rows: it is free in 20 ms."""
         flight = Flight(10, [], UNIFORM, lambda batch, result: None, [], self.load)
         self.load.sent(flight, self.clock.now())
-        self.intake.admission.stale = True
+        self.intake.admission.changed = self.clock.now()
 
     def job(self, slo: float = 10.0, waiter: Waiter | None = None) -> tuple[Job, Waiter]:
-        waiter = waiter or Waiter()
+        waiter = waiter or From("flood")
         job = Job(b"p", None, self.clock.now() + slo, waiter)
         self.intake.submit(job)
         return job, waiter
@@ -69,12 +69,23 @@ def test_all_that_comes_in_one_turn_rings_once(door: Door, fake_loop: FakeLoop) 
 
 def test_it_is_foretold_anew_when_a_replica_was_given_a_batch(door: Door) -> None:
     assert not door.job(slo=0.0001)[1].told  # the replica is idle
+    door.intake.queue.take(1, 1000, 0.0)
     door.busy()
     first = 0.020 + 0.011 + LEAST_WIRE
     assert door.job(slo=first - 0.0001)[1].output == REFUSED
-    assert not door.intake.admission.stale
-    assert not door.job(slo=first + 0.01)[1].told
-    assert door.stats.refused_rows == 1 and door.intake.arrived == 2
+    assert door.intake.admission.changed is None
+    assert not door.job(slo=first + 0.0001)[1].told
+    rate = 1.0 / door.load.rate
+    assert door.job(slo=first + rate - 0.0001)[1].output == REFUSED  # behind the other
+    assert not door.job(slo=first + rate + 0.0001)[1].told
+    assert door.stats.refused_rows == 2 and door.intake.arrived == 3
+
+
+def test_a_pause_of_the_loop_makes_nothing_late_that_was_not(door: Door) -> None:
+    door.job()
+    door.busy()
+    door.clock.move(5.0)  # the answer waits in the socket all the while
+    assert not door.job(slo=0.001)[1].told
 
 
 def test_a_full_queue_refuses_and_what_waits_in_vain_makes_room(
@@ -100,9 +111,14 @@ def test_an_empty_queue_takes_what_is_larger_than_its_limit(
 
 def test_closed_it_settles_all_that_waits_comes_or_returns(door: Door) -> None:
     _, waiting = door.job()
+    door.intake.share(True)
+    others = [door.job(waiter=From("flood"))[1] for _ in range(4)]
+    favoured = door.job(waiter=From("little"))[1]
+    assert door.intake.shares.queue.rows == 1
     door.intake.close(GONE)
-    assert waiting.output == GONE
-    assert door.job()[1].output == GONE
+    assert [w.output for w in (waiting, *others, favoured)] == [GONE] * 6
+    for waiter in (From("flood"), From("little")):
+        assert door.job(waiter=waiter)[1].output == GONE
     returned = Waiter()
     door.intake.put_back(Job(b"p", None, 1e9, returned))
     assert returned.output == GONE
@@ -122,7 +138,7 @@ def test_what_is_given_up_is_told_and_counted_for_what_it_is(
 
 
 def test_what_nobody_waits_for_is_dropped_from_both_queues(door: Door) -> None:
-    door.intake.shared = True
+    door.intake.share(True)
     jobs = [door.job(waiter=From("flood")) for _ in range(4)]
     favoured, waiter = door.job(waiter=From("little"))
     assert door.intake.shares.queue.rows == 1
@@ -142,3 +158,39 @@ def test_who_joined_dropped_work_meanwhile_is_queued_again(door: Door) -> None:
     job.join(joined, door.clock.now() + 5.0)
     door.intake.drop(dropped, door.clock.now())
     assert not joined.told and door.intake.waiting_rows == 1
+
+
+def test_what_is_put_back_or_let_in_first_rings(door: Door, fake_loop: FakeLoop) -> None:
+    job, _ = door.job()
+    (taken, *_), _ = door.intake.queue.take(1, 1000, door.clock.now())
+    fake_loop.turn()
+    assert (taken, door.rings) == (job, 1)
+    door.intake.put_back(job)
+    fake_loop.turn()
+    assert door.rings == 2 and door.intake.waiting_rows == 1
+    door.intake.share(True)
+    for _ in range(3):
+        door.job(waiter=From("flood"))
+    fake_loop.turn()
+    door.job(waiter=From("little"))
+    fake_loop.turn()
+    assert door.rings == 4 and door.intake.shares.queue.rows == 1
+    assert door.intake.arrived == 5
+
+
+def test_a_job_in_flight_is_not_promoted(door: Door) -> None:
+    job, _ = door.job()
+    door.intake.queue.take(1, 1000, door.clock.now())
+    assert job.join(Waiter(), door.clock.now() + 0.5)
+    door.intake.promote(job)
+    assert door.intake.queue.deadlines(10) == []
+
+
+def test_when_it_is_no_longer_shared_nobody_is_remembered(door: Door) -> None:
+    door.intake.share(True)
+    for _ in range(4):
+        door.job(waiter=From("flood"))
+    door.job(waiter=From("little"))
+    door.intake.share(False)
+    assert not door.intake.shares._let_in and door.intake.shares._waiting is None
+    assert door.intake.waiting_rows == 5

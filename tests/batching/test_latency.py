@@ -242,3 +242,22 @@ def test_the_spread_follows_the_noise() -> None:
 def test_the_spread_of_a_model_without_noise_is_nothing() -> None:
     load = Load(300, noise=0.0)
     assert load.model.spread < 1e-6
+
+
+@pytest.mark.parametrize("batches", [1, 5, 15])
+def test_a_pause_early_on_is_not_taken_for_the_model(batches: int) -> None:
+    model = LatencyModel()
+    for _ in range(batches):
+        model.record(4, line(4))
+    model.record(4, 60.0)
+    assert model.seconds(4) < 10 * line(4) and model.spread < 10 * line(4)
+    for _ in range(10):
+        model.record(4, line(4))
+    assert model.seconds(4) < 2 * line(4)
+
+
+def test_that_larger_batches_take_longer_is_learned_at_once() -> None:
+    model = LatencyModel()
+    for rows in (1, 64):
+        model.record(rows, PER_ROW * rows)
+    assert model.seconds(64) == pytest.approx(64 * PER_ROW)

@@ -225,3 +225,11 @@ def test_once_the_window_is_over_nothing_is_active() -> None:
     assert wait.active
     wait.look(5.0011 + LONGEST, 13)
     assert not wait.active
+
+
+def test_when_batches_have_become_cheap_nobody_is_waited_for_any_more() -> None:
+    wait, cheap = LearnedWait(), Known(per_row=0.0001, fixed=0.0001).latency
+    wait.answering(5.0, 8, 8, LATENCY)
+    assert wait.active and cheap is not None and cheap.fixed < wait.least_cost
+    wait.answering(5.001, 8, 16, cheap)
+    assert not wait.active

@@ -82,7 +82,7 @@ class Invariants:
             model.intake, lambda: len(self.world.applications), self.expect
         )
         intake: Any = model.intake
-        submit, accept = intake.submit, intake.accept
+        submit, accept, put_back = intake.submit, intake.accept, intake.put_back
 
         def watched_submit(work: Job | Block) -> None:
             self.submitted(model, work)
@@ -93,8 +93,12 @@ class Invariants:
                 self.submitted(model, work)
             accept(work)
 
+        def watched_put_back(work: Any) -> None:
+            self._came = True  # dropped amid a dispatch, and somebody joined it
+            put_back(work)
+
         model.submit = intake.submit = watched_submit
-        intake.accept = watched_accept
+        intake.accept, intake.put_back = watched_accept, watched_put_back
 
     def submitted(self, model: Model, work: Job | Block) -> None:
         self._came = True

@@ -128,9 +128,7 @@ class VirtualReplica:
             self._begin(self._free_at)
         owner.world.watch.finished(self, batch, result)
         batch.done(batch, result)
-        if self.ready:
-            owner.on_room()
-        elif not self.batches:
+        if not self.ready and not self.batches:
             self.over = True
 
     def _result(self, batch: Batch) -> BatchResult:
@@ -190,7 +188,6 @@ class VirtualReplicaSet:
         load_blob: Callable[[], Awaitable[bytes]],
         *,
         clock: Clock,
-        on_room: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
         self.world = world
@@ -198,7 +195,6 @@ class VirtualReplicaSet:
         self.nature = world.scenario.nature
         self.rng = Random(world.rng.random())
         self.generation = int(spec.version)
-        self.on_room = on_room
         self._on_change = on_change
         self.replicas: list[VirtualReplica] = []
         self.ready: tuple[VirtualReplica, ...] = ()
@@ -221,7 +217,6 @@ class VirtualReplicaSet:
         self.replicas.append(VirtualReplica(self, self.count, slow))
         self.count += 1
         self._changed()
-        self.on_room()
 
     def ended(self, replica: VirtualReplica) -> None:
         self._changed()

@@ -47,7 +47,6 @@ class Pair:
         return waiter
 
     def turn(self) -> None:
-        self.dispatcher.wake()
         self.loop.turn()
 
 
@@ -148,7 +147,6 @@ class Shared:
 
     def answer(self) -> None:
         self.replica.answer()
-        self.dispatcher.wake()
         self.loop.turn()
 
 

@@ -45,7 +45,6 @@ class Heard:
     """What a set told the outside."""
 
     def __init__(self) -> None:
-        self.rooms = 0
         self.states: list[tuple[State, int]] = []
 
 
@@ -65,9 +64,6 @@ async def make_set(no_leaks: None) -> AsyncIterator[MakeSet]:
         async def load() -> bytes:
             return blob
 
-        def on_room() -> None:
-            heard.rooms += 1
-
         def on_change() -> None:
             heard.states.append((replicas.state, replicas.live))
 
@@ -75,7 +71,6 @@ async def make_set(no_leaks: None) -> AsyncIterator[MakeSet]:
             WorkerSpec("model", "1", InputType.STRINGS, EXAMPLE, environment or {}),
             load,
             clock=SystemClock(),
-            on_room=on_room,
             on_change=on_change,
             restarts=restarts,
         )
@@ -110,7 +105,6 @@ async def test_starts_and_tells_of_it(make_set: MakeSet) -> None:
     assert stages[3][1] == {"replicas": 2, "of": 2}
     assert (replicas.state, replicas.live) == (State.LIVE, 2)
     assert heard(replicas).states == [(State.LIVE, 2)]
-    assert heard(replicas).rooms >= 2
     assert await picked(replicas).call("hello") == [b'"hello"']
     assert "live 2/2" in repr(replicas)
 
@@ -122,9 +116,7 @@ async def test_the_ready_are_the_same_sequence_until_that_changes(
     await replicas.start(2)
     ready = replicas.ready
     assert list(ready) == replicas.replicas
-    rooms = heard(replicas).rooms
     await asyncio.gather(*(picked(replicas).send("nap") for _ in range(4)))
-    assert heard(replicas).rooms == rooms + 4
     assert replicas.ready is ready
     await replicas.scale(1)
     assert replicas.ready == ready[:1]
@@ -198,12 +190,10 @@ async def test_a_dead_replica_is_started_again(make_set: MakeSet) -> None:
 async def test_a_lone_replica_comes_back(make_set: MakeSet) -> None:
     replicas = make_set()
     await replicas.start(1)
-    rooms = heard(replicas).rooms
     failure = await picked(replicas).call("die")
     assert isinstance(failure, BatchFailure)
     assert replicas.ready == ()
     await eventually(lambda: replicas.state is State.LIVE)
-    assert heard(replicas).rooms > rooms
     states = [state for state, _ in heard(replicas).states]
     assert states[0] is State.LIVE
     assert State.STARTING in states
@@ -383,7 +373,7 @@ async def test_callbacks_that_raise_change_nothing(
         raise ValueError("not my day")
 
     replicas = make_set()
-    replicas._on_room = replicas._on_change = fail
+    replicas._on_change = fail
     await replicas.start(1)
     assert await picked(replicas).call("fine") == [b'"fine"']
     await picked(replicas).call("die")

@@ -5,8 +5,8 @@ from __future__ import annotations
 # What sockets and event loops on both sides may take: this share of a batch's objective,
 # within bounds in seconds. How long the settling of a batch takes is measured and comes on
 # top, with this weight of what was known in what is.
-WIRE_SHARE = 0.1
-LEAST_WIRE, MOST_WIRE = 0.0002, 0.002
+WIRE_SHARE = 0.125
+LEAST_WIRE, MOST_WIRE = 0.0002, 0.003
 MEMORY = 0.9
 
 

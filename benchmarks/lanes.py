@@ -51,11 +51,10 @@ async def open_lane(
     batch_wait: float | str = "auto",
 ) -> Lane:
     """Deploy the model on one replica, cache off, and check what it predicts."""
-    log = BatchLog()
     rows = run.images.rows
     name = f"{model}-{label}".replace(" ", "-")
     batching = {
-        "controller": log.register(controller),
+        "controller": controller,
         "max_batch_size": max_batch_size,
         "batch_wait": batch_wait,
     }
@@ -78,9 +77,12 @@ async def open_lane(
         )
     except ClipperError as error:
         raise LaneError(f"{name} could not be deployed: {error}") from error
+    served = server.engine.model(name, "1")
+    log = BatchLog()
+    log.follow(served.dispatcher)
     target = Target(server, name, rows)
     await check_answers(target, run.fit(model).predict(run.images.asked[:CHECKED]))
-    [replica] = server.engine.model(name, "1").replicas.replicas
+    [replica] = served.replicas.replicas
     assert replica.pid is not None
     return Lane(model, label, target, log, replica.pid)
 

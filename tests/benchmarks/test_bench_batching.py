@@ -2,23 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import FakeLoop, FakeReplica, ManualClock
 
-from benchmarks import batch_log, batching, callers, mnist, saturation, waits
+from benchmarks import batching, callers, mnist, saturation, waits
 from benchmarks.batch_log import BatchLog
 from benchmarks.batching_run import BatchTime, Findings, Goal, Run, Saturation, Wait
 from benchmarks.callers import Load, Target
 from benchmarks.results import describe_machine
 from benchmarks.service_times import MOST_ROWS, fit_line, grow_sizes
+from clipper.batching.dispatcher import Dispatcher
 from clipper.batching.fixed import Fixed
-from clipper.batching.job import EXPIRED
+from clipper.batching.job import EXPIRED, Job
 from clipper.inputs import InputType, Row
-from clipper.values import Prediction
+from clipper.values import FailureKind, Prediction
 
 
 def saturated(controller: str, round_: int, rate: float, **changed: Any) -> Saturation:
@@ -89,33 +90,44 @@ def test_bad_options_are_refused(arguments: list[str]) -> None:
 # -- the log of batches ----------------------------------------------------------------
 
 
-@pytest.fixture
-def controllers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    known: dict[str, Any] = {"fixed": Fixed}
-    monkeypatch.setattr(batch_log, "CONTROLLERS", known)
-    return known
-
-
-def test_a_recorder_does_what_its_controller_does(controllers: dict[str, Any]) -> None:
+def test_every_batch_that_came_back_is_noted_and_answered(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    replica = FakeReplica()
+    ready = (replica,)
+    dispatcher = Dispatcher(
+        InputType.DOUBLES,
+        Fixed(1.0, 2),
+        lambda: ready,
+        clock=clock,
+        call_soon=fake_loop.call_soon,
+        call_later=fake_loop.call_later,
+        retry=False,
+    )
     log = BatchLog()
-    made = controllers[log.register("fixed")](0.01, 32)
-    assert (made.cap, made.objective) == (32, 0.01)
-    made.objective = 0.5
-    assert made._inner.objective == 0.5
-    made.record(32, 0.25)
-    made.record(8, 0.125)
-    assert list(log.batches) == [(32, 0.25), (8, 0.125)]
-    assert log.seconds == [0.25, 0.125]
+    log.follow(dispatcher)
+    told: list[object] = []
+
+    class Asker:
+        source = "one"
+
+        def job_done(self, output: object) -> None:
+            told.append(output)
+
+    for _ in range(3):
+        dispatcher.intake.submit(Job(bytes(8), None, clock.now() + 9.0, Asker()))
+    fake_loop.turn()
+    replica.answer(seconds=0.25)
+    fake_loop.turn()
+    replica.answer(seconds=0.125)
+    assert list(log.batches) == [(2, 0.25), (1, 0.125)] and len(told) == 3
+    assert (log.rows, log.seconds) == (3, [0.25, 0.125])
+    dispatcher.intake.submit(Job(bytes(8), None, clock.now() + 9.0, Asker()))
+    fake_loop.turn()
+    replica.fail(FailureKind.RAISED)
+    assert len(log.batches) == 2 and len(told) == 4
     log.clear()
     assert not log.batches
-
-
-def test_logs_are_kept_apart(controllers: dict[str, Any]) -> None:
-    first, second = BatchLog(), BatchLog()
-    controllers[first.register("fixed")](0.01, 1).record(1, 0.1)
-    controllers[second.register("fixed")](0.01, 1).record(2, 0.2)
-    assert list(first.batches) == [(1, 0.1)]
-    assert list(second.batches) == [(2, 0.2)]
 
 
 # -- callers ---------------------------------------------------------------------------

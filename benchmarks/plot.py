@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label -> (x, y)
@@ -64,10 +65,10 @@ def bar_plot(
             offset = (index - (len(series) - 1) / 2) * width
             places = [group + offset for group in range(len(groups))]
             axes.bar(places, values, width, label=label)
-        axes.set_xticks(range(len(groups)), groups)
+        axes.set_xticks(range(len(groups)), [fill(group, 14) for group in groups])
         if len(series) > 1:  # inside, it would lie over bars
             axes.figure.legend(
-                loc="outside lower center", ncols=4, frameon=False, fontsize=9
+                loc="outside lower center", ncols=5, frameon=False, fontsize=9
             )
 
 
@@ -142,4 +143,4 @@ def _count_in_powers(axes: Any) -> None:
 
 def _legend(axes: Any, series: Mapping[str, Any]) -> None:
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(framealpha=0.85, edgecolor="none", fontsize=9)

@@ -248,7 +248,7 @@ def goals(findings: Findings) -> list[Goal]:
 
 def draw(findings: Findings, path: Path) -> None:
     """Throughput of each fixed wait in closed loops over that of auto, for each model at
-    the number of callers where waiting gains most."""
+    the number of callers where waiting gains most, the largest where it never does."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     longest = 0.0
     for model in models_of(findings):
@@ -259,7 +259,7 @@ def draw(findings: Findings, path: Path) -> None:
         ]
         if not closed:
             continue
-        place = max(closed, key=_gain)
+        place = max(reversed(closed), key=_gain)
         fixed = [wait for wait in place.waits if wait != AUTO]
         own = place.middle(AUTO, rate)
         ys = [place.middle(wait, rate) / own if own else 0.0 for wait in fixed]

@@ -1,8 +1,9 @@
-"""The interface of a store, and the changes it commits."""
+"""The interface of a store: the changes it commits, and the log that learning folds."""
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -38,7 +39,144 @@ class SetCurrent(msgspec.Struct, frozen=True):
 Change: TypeAlias = PutApplication | DeleteApplication | PutModel | DeleteModel | SetCurrent
 
 
-class Store(Protocol):
+class Entry(NamedTuple):
+    """One entry for the feedback log. `key` makes it unique within its application; an
+    entry without one is unlike any other. `body` is JSON."""
+
+    application: int
+    key: str | None
+    uid: str | None
+    at: float  # seconds since the epoch
+    body: bytes
+
+
+class Logged(NamedTuple):
+    """An entry of the feedback log as it is kept."""
+
+    seq: int
+    entry: Entry
+
+
+class Person(NamedTuple):
+    """Whose state it is; the uid None is the application's own."""
+
+    application: int
+    uid: str | None
+
+
+class Appended(NamedTuple):
+    """What became of an append: for each entry its number in the log, or, for a
+    duplicate, the entry that was there before; and the kept states that were asked for,
+    None for a person who has none."""
+
+    entries: list[int | Logged]
+    states: dict[Person, bytes | None]
+
+
+class Snapshot(NamedTuple):
+    """States to keep: those of all persons of an application that changed since the last
+    snapshot, as they are after entry `seq`."""
+
+    application: int
+    seq: int
+    states: Mapping[str | None, bytes]  # by uid
+
+
+class Learned(NamedTuple):
+    """What is kept of one application's learning: the snapshot's number, the application's
+    own state (None before the first snapshot), and the entries after it."""
+
+    seq: int
+    state: bytes | None
+    entries: list[Logged]
+
+
+class Chunk(NamedTuple):
+    """Decisions whose nonces lie between two numbers, both included."""
+
+    first: int
+    last: int
+    at: float  # seconds since the epoch, of the newest
+    body: bytes
+
+
+class LogSize(NamedTuple):
+    """How much the logs hold of one application (feedback) and of all (decisions)."""
+
+    entries: int
+    entry_bytes: int
+    persons: int
+    chunks: int
+    chunk_bytes: int
+
+
+# Told on the loop, in the order of the appends: what became of one, or why it failed.
+AppendDone: TypeAlias = Callable[[Appended | None, Exception | None], None]
+
+
+class FeedbackLog(Protocol):
+    """The part of a store that learning needs."""
+
+    def append(
+        self, entries: Sequence[Entry], persons: Sequence[Person], done: AppendDone
+    ) -> None:
+        """Add entries to the feedback log, all or none, and read the kept states of
+        `persons`. `done` is called once it is durable, in the order of the appends and
+        before anything later is acknowledged. Raises Overloaded if too much waits for the
+        disk, StoreError if the store is closed; `done` gets DiskFull or StoreError."""
+        ...
+
+    async def learned(self, application: int) -> Learned:
+        """Everything the state of an application follows from."""
+        ...
+
+    async def state_of(self, person: Person) -> bytes | None:
+        """A kept state, as of the application's last snapshot."""
+        ...
+
+    async def uids(self, application: int, after: str, limit: int) -> list[str]:
+        """The users with a kept state, in order, from behind `after`."""
+        ...
+
+    async def save(self, snapshot: Snapshot, most_persons: int) -> None:
+        """Keep a snapshot, all or none, and no more than `most_persons` users: those whose
+        state is oldest go."""
+        ...
+
+    async def forget(self, person: Person) -> None:
+        """Take a user's kept state away and the uid out of every entry of the log."""
+        ...
+
+    async def entries(self, application: int, after: int, limit: int) -> list[Logged]:
+        """Entries in order, from behind number `after`."""
+        ...
+
+    async def put_chunk(self, chunk: Chunk) -> None:
+        """Keep decisions."""
+        ...
+
+    async def chunk_of(self, nonce: int) -> Chunk | None:
+        """The chunk that may hold a nonce."""
+        ...
+
+    async def chunks(self, after: int, limit: int) -> list[tuple[int, Chunk]]:
+        """Chunks in the order they were kept, each with its number, from behind number
+        `after`."""
+        ...
+
+    async def prune(self, before: float, most_bytes: int) -> None:
+        """Drop decisions older than `before` (seconds since the epoch), and the oldest ones
+        beyond `most_bytes`; and entries older than `before` that are in a snapshot."""
+        ...
+
+    async def drop(self, application: int) -> None:
+        """Drop the log and the states of an application that was deleted."""
+        ...
+
+    async def size(self, application: int) -> LogSize: ...
+
+
+class Store(FeedbackLog, Protocol):
     """Durable state of one server.
 
     A store is used from the event loop; blocking work happens on threads of its own. One

@@ -1,103 +1,401 @@
-"""What every selection policy promises. A policy's test module derives from
-PolicyContract and says how one is made."""
+"""What every selection policy promises, single choice or ensemble. A policy's test module
+derives from PolicyContract and says how one is made."""
 
 from __future__ import annotations
 
-import json
-from random import Random
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from clipper.selection.policy import Decision, SelectionPolicy, Subject
-from clipper.values import ModelId
+from clipper.selection.policy import (
+    MOST_ARMS,
+    Arm,
+    Ensemble,
+    Observation,
+    SelectionPolicy,
+    SingleChoice,
+    State,
+    Total,
+)
 
-ARMS = tuple(ModelId(name, "1") for name in "abcd")
-SUBJECT = Subject("alice", [0.5, 1.0])
+ARMS: tuple[Arm, ...] = tuple(f"{name}:1#1" for name in "abcdefgh")
+PLAIN = (str, int, float, bool, type(None))
+
+LOSSES = st.sampled_from([0.0, 1.0]) | st.floats(0, 1)
+PROPENSITIES = st.sampled_from([1.0, 0.5, 1e-3, 1e-6]) | st.floats(1e-6, 1)
+SOME_ARMS = st.lists(st.sampled_from(ARMS), min_size=1, unique=True).map(tuple)
+
+# One class's tests run for every policy that derives from it, which is what is wanted.
+SHARED = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+)
+
+
+def pack(state: State) -> bytes:
+    """As the store keeps a state: plain values in msgpack, arrays as what they hold."""
+
+    def array(value: Any) -> Any:
+        assert isinstance(value, np.ndarray), f"a state holds a {type(value).__name__}"
+        parts = (value.dtype.str, value.shape, value.tobytes())
+        return msgspec.msgpack.Ext(1, msgspec.msgpack.encode(parts))
+
+    return msgspec.msgpack.encode(state, enc_hook=array)
+
+
+def unpack(data: bytes) -> State:
+    def array(code: int, value: memoryview) -> Any:
+        dtype, shape, content = msgspec.msgpack.decode(value)
+        return np.frombuffer(content, dtype).reshape(shape).copy()
+
+    return msgspec.msgpack.decode(data, ext_hook=array)
+
+
+def leaves(state: State) -> Iterator[Any]:
+    """The values in a state, without dicts and lists, checked to be what may be kept."""
+    if type(state) is dict:
+        assert all(type(key) is str for key in state), "keys of a state are strings"
+        for value in state.values():
+            yield from leaves(value)
+    elif type(state) is list:
+        for value in state:
+            yield from leaves(value)
+    else:
+        assert isinstance(state, np.ndarray) or type(state) in PLAIN, (
+            f"a state holds a {type(state).__name__}"
+        )
+        yield state
+
+
+def check_state(state: State) -> None:
+    """A state holds only what can be kept, and all numbers in it are finite."""
+    for value in leaves(state):
+        if isinstance(value, float | np.ndarray):
+            assert np.isfinite(value).all(), "a state holds a number that is not finite"
+
+
+def tables(state: State) -> Iterator[set[Arm]]:
+    """The arms of each dict in a state that is keyed by arm."""
+    if isinstance(state, dict):
+        arms = {key for key in state if "#" in key}
+        if arms:
+            yield arms
+        for value in state.values():
+            yield from tables(value)
+    elif isinstance(state, list):
+        for value in state:
+            yield from tables(value)
+
+
+def shares(
+    policy: SelectionPolicy, state: State, arms: Sequence[Arm], context: Any = None
+) -> list[float]:
+    """What a policy gives each arm, probability or weight, checked to be valid."""
+    if isinstance(policy, SingleChoice):
+        found = list(policy.probabilities(state, arms, context))
+    else:
+        assert isinstance(policy, Ensemble)
+        found = list(policy.weights(state, arms))
+    assert len(found) == len(arms)
+    assert all(math.isfinite(share) for share in found)
+    if not (isinstance(policy, Ensemble) and policy.combination == "pool"):
+        assert min(found) >= 0
+        assert math.fsum(found) == pytest.approx(1, abs=1e-9)
+    return [float(share) for share in found]
 
 
 class PolicyContract:
-    """`single` says that a decision names one arm."""
+    """What a subclass may say beside `make`:
 
-    single = True
+    `contexts`: contexts as queries bring them, for policies that look at them;
+    `recovers`: an arm that was bad and is good now counts more again;
+    `outputs`: outputs of arms and a label, for policies that learn from them.
+    """
+
+    contexts: ClassVar[Sequence[Any]] = (None,)
+    recovers: ClassVar[bool] = True
 
     @staticmethod
     def make() -> SelectionPolicy:
         raise NotImplementedError
 
+    @staticmethod
+    def outputs(losses: Mapping[Arm, float]) -> tuple[Mapping[Arm, Any], Any]:
+        """Outputs and the label under which the arms have about these losses."""
+        return {arm: [loss / 2, 1 - loss, loss / 2] for arm, loss in losses.items()}, 1
+
     @pytest.fixture
     def policy(self) -> SelectionPolicy:
         return self.make()
 
-    def decide(
-        self, policy: SelectionPolicy, arms: tuple[ModelId, ...], seed: int
-    ) -> Decision:
-        decision = policy.select(policy.init(arms), SUBJECT, Random(seed))
-        assert decision is not None
-        return decision
+    # Observations
 
-    @pytest.mark.parametrize("count", [1, 2, 4])
-    def test_a_decision_names_arms_that_there_are(
+    def features(self, policy: SelectionPolicy) -> list[Any]:
+        return [policy.features(context) for context in self.contexts]
+
+    def seen(
+        self,
+        policy: SelectionPolicy,
+        arms: Sequence[Arm],
+        losses: Mapping[Arm, float],
+        *,
+        chosen: tuple[Arm, ...] = (),
+        propensity: float = 1.0,
+        loss: float | None = None,
+        context: Any = None,
+    ) -> Observation:
+        outputs, label = self.outputs(losses) if policy.needs_outputs else (None, None)
+        return Observation(
+            tuple(arms),
+            MappingProxyType(dict(losses)),
+            chosen,
+            propensity,
+            loss,
+            context,
+            outputs,
+            label if losses else None,
+        )
+
+    def choice(
+        self,
+        policy: SelectionPolicy,
+        arms: Sequence[Arm],
+        arm: Arm,
+        loss: float,
+        propensity: float,
+        context: Any = None,
+    ) -> Observation:
+        """Feedback on an answer that was this arm's alone."""
+        return self.seen(
+            policy,
+            arms,
+            {arm: loss},
+            chosen=(arm,),
+            propensity=propensity,
+            loss=loss,
+            context=context,
+        )
+
+    def observations(self, policy: SelectionPolicy) -> st.SearchStrategy[Observation]:
+        """All kinds of valid feedback for this policy."""
+
+        @st.composite
+        def one(draw: st.DrawFn) -> Observation:
+            arms = draw(SOME_ARMS)
+            kinds = ["decision", "departed"]
+            if policy.ensemble:
+                kinds.append("reward")
+            if policy.full_information:
+                kinds.append("input")
+            kind = draw(st.sampled_from(kinds))
+            known = {arm: draw(LOSSES) for arm in arms if draw(st.booleans())}
+            context = draw(st.sampled_from(self.features(policy)))
+            if kind == "input":
+                known = known or {arms[0]: draw(LOSSES)}
+                return self.seen(policy, arms, known, context=context)
+            chosen = (
+                arms[: draw(st.integers(1, len(arms)))] if policy.ensemble else arms[:1]
+            )
+            loss, propensity = draw(LOSSES), draw(PROPENSITIES)
+            losses = {} if kind == "reward" else known | dict.fromkeys(chosen, loss)
+            return self.seen(
+                policy,
+                arms[1:] or ARMS[-1:] if kind == "departed" else arms,
+                losses,
+                chosen=chosen,
+                propensity=propensity,
+                loss=loss,
+                context=context,
+            )
+
+        return one()
+
+    def states(self, policy: SelectionPolicy) -> st.SearchStrategy[State]:
+        """Any state that feedback can lead to."""
+
+        def fold(stream: list[Observation]) -> State:
+            state = policy.init()
+            for seen in stream:
+                state = policy.observe(state, seen)
+            return state
+
+        return st.lists(self.observations(policy), max_size=20).map(fold)
+
+    # Choices
+
+    @pytest.mark.parametrize("count", range(1, 9))
+    def test_before_any_feedback_every_number_of_arms_has_valid_shares(
         self, policy: SelectionPolicy, count: int
     ) -> None:
-        for seed in range(50):
-            decision = self.decide(policy, ARMS[:count], seed)
-            assert decision.arms and set(decision.arms) <= set(ARMS[:count])
-            assert len(set(decision.arms)) == len(decision.arms)
-            assert len(decision.propensities) == len(decision.arms)
-            assert not self.single or len(decision.arms) == 1
+        for context in self.features(policy):
+            shares(policy, policy.init(), ARMS[:count], context)
 
-    def test_propensities_are_chances(self, policy: SelectionPolicy) -> None:
-        for seed in range(50):
-            decision = self.decide(policy, ARMS, seed)
-            assert all(0 < p <= 1 for p in decision.propensities)
+    @SHARED
+    @given(st.data())
+    def test_in_any_state_shares_are_valid(self, data: st.DataObject) -> None:
+        policy = self.make()
+        state = data.draw(self.states(policy))
+        check_state(state)
+        newcomers = ("new:1#1", "new:2#1")
+        for context in self.features(policy):
+            for count in range(1, len(ARMS) + 1):
+                shares(policy, state, ARMS[:count], context)
+                shares(policy, state, list(ARMS[-count:]) + list(newcomers), context)
+            shares(policy, state, newcomers, context)
 
-    def test_the_propensities_are_those_of_the_choice(
-        self, policy: SelectionPolicy
-    ) -> None:
-        if not self.single:
+    @SHARED
+    @given(st.data())
+    def test_choosing_changes_no_state(self, data: st.DataObject) -> None:
+        policy = self.make()
+        state, other = data.draw(self.states(policy)), data.draw(self.states(policy))
+        before, before_other = pack(state), pack(other)
+        for context in self.features(policy):
+            first = shares(policy, state, ARMS, context)
+            assert shares(policy, state, ARMS, context) == first
+        if isinstance(policy, SingleChoice):
+            assert set(policy.shadows(state, ARMS)) <= set(ARMS)
+        if policy.personal:
+            policy.blend(other, state)
+        assert (pack(state), pack(other)) == (before, before_other)
+
+    def test_features_are_json(self, policy: SelectionPolicy) -> None:
+        for features in self.features(policy):
+            msgspec.json.encode(features)
+
+    # Feedback
+
+    @SHARED
+    @given(st.data())
+    def test_observing_is_pure(self, data: st.DataObject) -> None:
+        policy = self.make()
+        state = data.draw(self.states(policy))
+        kept = pack(state)
+        seen = data.draw(self.observations(policy))
+        same = seen._replace(losses=dict(seen.losses), outputs=copy.deepcopy(seen.outputs))
+        context = msgspec.json.encode(seen.context)
+        first = pack(policy.observe(state, seen))
+        assert pack(self.make().observe(unpack(kept), same)) == first
+        assert msgspec.json.encode(seen.context) == context
+        assert seen.losses == same.losses and seen.outputs == same.outputs
+
+    @SHARED
+    @given(st.data())
+    def test_a_state_that_was_kept_behaves_the_same(self, data: st.DataObject) -> None:
+        policy = self.make()
+        state = data.draw(self.states(policy))
+        again = unpack(pack(state))
+        for seen in data.draw(st.lists(self.observations(policy), max_size=5)):
+            state, again = policy.observe(state, seen), policy.observe(again, seen)
+        assert pack(state) == pack(again)
+        for context in self.features(policy):
+            assert shares(policy, state, ARMS, context) == shares(
+                policy, again, ARMS, context
+            )
+
+    def test_states_are_bounded_and_arms_in_use_stay(self, policy: SelectionPolicy) -> None:
+        state = policy.init()
+        context = self.features(policy)[0]
+        seen = self.choice(policy, ARMS[:2], ARMS[0], 0.5, 0.5, context)
+        state = policy.observe(state, seen)
+        used = set().union(*tables(state))
+        for turn in range(2000):
+            arm = f"m{turn}:1#1"
+            arms = (*ARMS[:2], arm)
+            seen = self.choice(policy, arms, arm, float(turn % 2), 1 / 3, context)
+            state = policy.observe(state, seen)
+        assert all(len(table) <= MOST_ARMS for table in tables(state))
+        assert used <= set().union(*tables(state))
+        check_state(state)
+
+    def test_an_arm_that_was_bad_for_long_comes_back(self, policy: SelectionPolicy) -> None:
+        if not (policy.learns and self.recovers):
             return
-        state, rng = policy.init(ARMS), Random(1)
-        drawn = [policy.select(state, SUBJECT, rng) for _ in range(4000)]
-        for arm in ARMS:
-            mine = [d.propensities[0] for d in drawn if d is not None and d.arms == (arm,)]
-            if mine:
-                assert abs(len(mine) / len(drawn) - sum(mine) / len(mine)) < 0.05
+        arms, context, state = ARMS[:3], self.features(policy)[0], policy.init()
+        for _ in range(300):
+            seen = self.choice(policy, arms, arms[0], 1.0, 0.5, context)
+            state = policy.observe(state, seen)
+        check_state(state)
+        for turn in range(3000):
+            arm = arms[turn % 3]
+            loss = float(arm != arms[0])
+            state = policy.observe(
+                state, self.choice(policy, arms, arm, loss, 1 / 3, context)
+            )
+        check_state(state)
+        found = shares(policy, state, arms, context)
+        assert found[0] == max(found) > min(found)
 
-    def test_a_fixed_policy_decides_the_same_for_everybody(
+    def test_endless_losses_leave_a_state_that_decides(
         self, policy: SelectionPolicy
     ) -> None:
-        if policy.fixed:
-            state, rng = policy.init(ARMS), Random(2)
-            subjects = [Subject(), SUBJECT, Subject("bob", {"a": 1})]
-            assert len({policy.select(state, who, rng) for who in subjects * 20}) == 1
+        state, context = policy.init(), self.features(policy)[0]
+        for turn in range(3000):
+            propensity = (1.0, 0.5, 1e-6)[turn % 3]
+            seen = self.choice(policy, ARMS[:3], ARMS[0], 1.0, propensity, context)
+            state = policy.observe(state, seen)
+        check_state(state)
+        for count in range(1, 9):
+            shares(policy, state, ARMS[:count], context)
 
-    def test_without_arms_there_is_no_decision(self, policy: SelectionPolicy) -> None:
-        assert policy.select(policy.init(()), SUBJECT, Random(1)) is None
+    # Users and changes of policy
 
-    def test_the_same_seed_makes_the_same_decision(self, policy: SelectionPolicy) -> None:
-        for seed in range(20):
-            assert self.decide(policy, ARMS, seed) == self.decide(self.make(), ARMS, seed)
+    @SHARED
+    @given(st.data())
+    def test_a_new_user_is_treated_like_the_population(self, data: st.DataObject) -> None:
+        policy = self.make()
+        if not policy.personal:
+            return
+        population = data.draw(self.states(policy))
+        mixed = policy.blend(population, policy.init())
+        for context in self.features(policy):
+            assert shares(policy, mixed, ARMS[:5], context) == pytest.approx(
+                shares(policy, population, ARMS[:5], context), abs=1e-9
+            )
 
-    def test_observing_changes_no_state_in_place(self, policy: SelectionPolicy) -> None:
-        state = policy.init(ARMS)
-        before = msgspec.json.encode(state)
-        decision = policy.select(state, SUBJECT, Random(1))
-        assert decision is not None
-        policy.observe(state, decision, {decision.arms[0]: 1.0})
-        assert msgspec.json.encode(state) == before
-
-    def test_feedback_of_any_loss_leaves_a_state_that_decides(
-        self, policy: SelectionPolicy
+    @SHARED
+    @given(st.data())
+    def test_a_user_and_the_population_give_a_valid_state(
+        self, data: st.DataObject
     ) -> None:
-        state, rng = policy.init(ARMS), Random(3)
-        for step in range(300):
-            decision = policy.select(state, SUBJECT, rng)
-            assert decision is not None
-            loss = (0.0, 1.0, 0.5)[step % 3]
-            state = policy.observe(state, decision, dict.fromkeys(decision.arms, loss))
-        assert policy.select(state, SUBJECT, rng) is not None
+        policy = self.make()
+        if not policy.personal:
+            return
+        population, own = data.draw(self.states(policy)), data.draw(self.states(policy))
+        mixed = policy.blend(population, own)
+        check_state(mixed)
+        for context in self.features(policy):
+            for count in range(1, 9):
+                shares(policy, mixed, ARMS[:count], context)
 
-    def test_the_state_is_json(self, policy: SelectionPolicy) -> None:
-        text = msgspec.json.encode(policy.init(ARMS))
-        assert json.loads(text) is not None
+    @pytest.mark.parametrize(
+        "totals",
+        [
+            {},
+            {ARMS[0]: Total(0, 0.0), ARMS[1]: Total(1, 1.0)},
+            {arm: Total(10.0**turn, 0.1 * 10.0**turn) for turn, arm in enumerate(ARMS)},
+            {ARMS[0]: Total(1e7, 1e7), ARMS[1]: Total(1e7, 0.0), ARMS[2]: Total(0.5, 0.25)},
+        ],
+    )
+    def test_it_takes_over_from_another_policy(
+        self, policy: SelectionPolicy, totals: dict[Arm, Total]
+    ) -> None:
+        before = dict(totals)
+        state = policy.begin(totals)
+        assert totals == before
+        check_state(state)
+        for context in self.features(policy):
+            for arms in (ARMS[:1], ARMS[:3], ARMS):
+                shares(policy, state, arms, context)
+            seen = self.choice(policy, ARMS, ARMS[0], 1.0, 0.5, context)
+            state = policy.observe(state, seen)
+            check_state(state)
+            shares(policy, state, ARMS, context)

@@ -1,0 +1,54 @@
+"""LinUCB: the arm whose reward may be the highest at this context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipper.selection import ridge
+from clipper.selection.policy import Arm, State
+
+
+class LinUCB(ridge.RidgeChoice):
+    """Disjoint linear models (Li, Chu, Langford, Schapire, "A Contextual-Bandit Approach
+    to Personalized News Article Recommendation", WWW 2010, Algorithm 1), of the reward
+    1 - loss: the largest theta' x + alpha sqrt(x' A^-1 x), A = ridge I + sum of x x'.
+
+    Its choices are certain but for ties, which share, and `epsilon`; without the latter
+    the log it writes says nothing of what another policy would have done.
+    """
+
+    name = "linucb"
+
+    class Options(ridge.RidgeOptions, frozen=True, forbid_unknown_fields=True):
+        """`alpha` is how many standard errors above its prediction an arm is taken for."""
+
+        alpha: float = 1.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 <= self.alpha <= 1e6:
+                raise ValueError(f"alpha must lie between 0 and 1000000, got {self.alpha}")
+
+    options: Options
+
+    @staticmethod
+    def target(loss: float) -> float:
+        return 1.0 - loss
+
+    def probabilities(
+        self, state: State, arms: Sequence[Arm], context: Any
+    ) -> Sequence[float]:
+        x = self.point(context)
+        scores = self.regression.means(state, arms, x)
+        scores = scores + self.options.alpha * np.sqrt(
+            self.regression.widths(state, arms, x)
+        )
+        found = scores.tolist()
+        best = max(found)
+        # what differs in rounding alone is a tie
+        bar = best - 1e-9 * max(1.0, abs(best))
+        share = 1.0 / sum(score >= bar for score in found)
+        return self.explored([share if score >= bar else 0.0 for score in found])

@@ -31,8 +31,8 @@ def add(totals: Totals, seen: Observation, discount: float = 1.0) -> None:
         for arm in [arm for arm, (count, _) in totals.items() if count < LEAST_COUNT]:
             del totals[arm]
     for arm, loss in known_losses(seen).items():
-        count, total = totals.pop(arm, (0.0, 0.0))
-        totals[arm] = [count + 1.0, total + loss]
+        count, before = totals.pop(arm, (0.0, 0.0))
+        totals[arm] = [count + 1.0, before + loss]
     prune(totals, seen.arms)
 
 

@@ -1,51 +1,45 @@
-"""The query path of one application: choose a model, ask the cache, submit, settle.
+"""The query path of one application: choose models, ask the cache, submit, settle.
 
 This is the one file where selection meets models.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
-
-import msgspec
 
 from clipper.attainment import ApplicationStats, Recent
-from clipper.batching.job import Block, Job
+from clipper.batching.job import Block, Job, Waiter
 from clipper.cache import EXACT, PredictionCache, cache_key
+from clipper.choosing import Choice, Chooser
 from clipper.clock import Clock
 from clipper.deadlines import CallLater, Deadlines
-from clipper.errors import (
-    ClipperError,
-    DeadlineExceeded,
-    InvalidInput,
-    ModelFailed,
-    Overloaded,
-    Unavailable,
-)
+from clipper.errors import InvalidInput
+from clipper.guarding import Guard
 from clipper.inputs import Row, parse_input_type
+from clipper.learning.decisions import Made
+from clipper.learning.learner import Learner
+from clipper.learning.service import Learning
 from clipper.model import Model
+from clipper.panel import Member, Panel
 from clipper.query import NO_MODEL, BatchQuery, BatchReceiver, Query, Receiver, RowWaiter
-from clipper.query_id import QueryIds, Stamp
+from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord
-from clipper.selection.policy import Subject
-from clipper.selection.registry import make_policy
-from clipper.values import ModelId, Output, Prediction, RowError
+from clipper.rendering import Rendering
+from clipper.selection.combine import Combiner, make_combiner
+from clipper.selection.losses import make_loss
+from clipper.selection.policy import Arm, Ensemble, SingleChoice, Subject, make_arm
+from clipper.shadowing import Comparison, Shadowed
+from clipper.values import Output, Prediction, RowError
+
+logger = logging.getLogger(__name__)
 
 NOBODY = Subject()
 
-MOST_TAILS = 32
-_DEFAULT_TAIL = b'","output":%b,"default":true,"default_explanation":%b}'
-
 GONE = RowError("unavailable", "The application was deleted")
 
-_ERRORS: dict[str, type[ClipperError]] = {
-    "deadline_exceeded": DeadlineExceeded,
-    "no_model": Unavailable,
-    "unavailable": Unavailable,
-    "overloaded": Overloaded,
-}
+_new = tuple.__new__
 
 
 class Application:
@@ -54,6 +48,8 @@ class Application:
     def __init__(
         self,
         record: ApplicationRecord,
+        learner: Learner,
+        learning: Learning,
         ids: QueryIds,
         cache: PredictionCache[Job],
         *,
@@ -62,65 +58,106 @@ class Application:
     ) -> None:
         self._ids = ids
         self._cache = cache
-        self._now = clock.now
-        self._rng = Random()
+        self._learning = learning
+        self._decisions = learning.decisions
+        self.now = self._now = clock.now
+        self._call_later = call_later
+        self.rng = Random()
+        self.learner = learner
         self.deadlines = Deadlines(clock, call_later)
         self.stats = ApplicationStats(clock.now())
         # All mutable state beside the above: the record with what follows from it, the
-        # models that answer, with one maker of query ids for each, and the standing
-        # choice of a policy that always decides the same.
+        # models that answer, by arm, and the versions of a single one by name; who
+        # decides, with how outputs are combined, a guard, and what shadows said; the
+        # standing choice of a policy that always decides the same; the choice where there
+        # is nobody to choose.
         self._set_record(record)
-        self._models: dict[ModelId, Model] = {}
+        self._models: dict[Arm, Model] = {}
         self._versions: dict[str, Model] = {}
-        self._stamps: dict[ModelId, Stamp] = {}
-        self._standing: tuple[Model | None, Stamp] | None = None
+        self._chooser = Chooser(learner, ids, self.rng)
+        self._combiner: Combiner | None = None
+        self._guard: Guard | None = None
+        self._halting: set[Arm] = set()
+        self.comparisons: dict[Arm, Comparison] = {}
+        self._standing: Choice | None = None
+        self._nobody = self._choice_of_nobody()
+        self._take_policy()
 
     def __repr__(self) -> str:
-        return f"<Application {self.name} models={list(map(str, self._models))}>"
+        return f"<Application {self.name} models={list(map(str, self.models))}>"
 
     def _set_record(self, record: ApplicationRecord) -> None:
         self.record = record
         self.name = record.name
+        self.number = record.number
         self.input_type = parse_input_type(record.input_type)
         self.slo = record.slo_micros / 1e6
         self.caching = record.cache
+        self.rendering = Rendering(record)
+        self.loss = make_loss(record.loss, parse=self.rendering.parses)
         self._ttl = record.cache_ttl_seconds
-        self._policy = make_policy(record.policy)
-        self._state: Any = self._policy.init(())
-        self._default = self._default_text(record)
-        self._default_tails: dict[str, bytes | None] = {}
-        self._unanswered = self._ids.stamp(record.number, record.policy_generation, 0, 0.0)
-
-    def _default_text(self, record: ApplicationRecord) -> bytes | None:
-        text = record.default_output
-        return None if text is None else render_string(text, record.parse_output)
 
     # -- configuration ------------------------------------------------------------------
 
     def update(
         self,
         record: ApplicationRecord,
-        current: Sequence[Model],
+        candidates: Sequence[Model],
         versions: Mapping[str, Model],
     ) -> None:
         """Take a new record and the models it now leads to.
 
-        `current` are the candidates' current versions in order; `versions`, those of
-        the single linked model by version, for queries that name one.
+        `candidates` are the versions to choose from, in order; `versions`, those of the
+        single linked model by version, for queries that name one.
         """
         if record is not self.record:
             self._set_record(record)
-        self._models = {model.id: model for model in current}
+        self._models = {arm_of(model): model for model in candidates}
         self._versions = dict(versions)
         self.stats.follow((m.dispatcher.stats for m in self.reachable), self._now())
-        self._state = self._policy.init(tuple(self._models))
-        self._stamps = {model.id: self._stamp(model) for model in current}
-        self._standing = self._choose(NOBODY, None) if self._policy.fixed else None
+        self._chooser.set_arms(self._models)
+        self._take_policy()
 
-    def _stamp(self, model: Model) -> Stamp:
-        record = self.record
-        arm = model.record.generation
-        return self._ids.stamp(record.number, record.policy_generation, arm, 1.0)
+    def policy_changed(self) -> None:
+        """The learner goes on under another policy, or without an arm."""
+        self._chooser.forget()
+        self._take_policy()
+
+    def connection_changed(self) -> None:
+        """A model can be asked from now on, or cannot any more."""
+        self._chooser.forget()
+        self._take_policy()
+
+    def _take_policy(self) -> None:
+        policy = self.learner.policy
+        self._combiner = None
+        if isinstance(policy, Ensemble):
+            self._combiner = make_combiner(policy, self.loss)
+        if not (isinstance(policy, SingleChoice) and policy.guards):
+            self._guard = None
+        elif self._guard is None or self._guard.policy is not policy:
+            self._guard = Guard(policy)
+            self._halting.clear()
+        self._durable = policy.logged
+        self._personal = policy.personal
+        # whether a query is one model's affair from beginning to end
+        self._single = self._combiner is None and not getattr(policy, "shadow_share", 0)
+        self._nobody = self._choice_of_nobody()
+        self._standing = None
+        if not self._models:
+            self._standing = self._nobody
+        elif self._chooser.fixed:
+            self._standing = self._chooser.choose(NOBODY, self._now())
+
+    def _choice_of_nobody(self) -> Choice:
+        generation = self.learner.generation
+        stamp = self._ids.stamp(self.record.number, generation, 0, 0.0)
+        return Choice((), (), [], None, 0.0, generation, stamp)
+
+    @property
+    def arms(self) -> dict[Arm, Model]:
+        """The candidates by arm, in order."""
+        return self._models
 
     @property
     def models(self) -> list[Model]:
@@ -152,15 +189,17 @@ class Application:
         deadline = arrived + (
             self.slo if deadline_ms is None else self._budget(deadline_ms)
         )
-        model, stamp = (
+        if self._personal and subject.uid is not None and self._is_cold(subject.uid):
+            return self._submit_later(row, receiver, subject, deadline, cache)
+        choice = (
             self._standing
             if version is None and self._standing is not None
-            else self._choose(subject, version)
+            else self._choose(subject, version, arrived)
         )
-        query = Query(self, receiver, stamp, arrived, deadline)
-        if model is None or not model.connected:
-            query.job_done(NO_MODEL)
-            return query
+        query = Query(self, receiver, choice, subject.uid, arrived, deadline)
+        model = choice.model
+        if model is None or choice.shadows or not model.connected:
+            return self._submit_otherwise(query, row, cache)
         payload, shape = row
         if not (cache and self.caching):
             intake = model.intake
@@ -192,6 +231,94 @@ class Application:
             self.deadlines.watch(query)
         return query
 
+    def _submit_otherwise(self, query: Query, row: Row, cache: bool) -> Query:
+        """A query that is not for one connected model alone."""
+        choice = query.choice
+        if self._combiner is not None and choice.index is None and choice.arms:
+            query.panel = self._convene(choice, row, query.deadline, cache)
+            query.panel.begin(query)
+        elif choice.model is None:
+            query.job_done(NO_MODEL)
+        else:
+            if self._is_shadowed(choice):
+                query.receiver = Shadowed(self, query.receiver, [row])
+            query.job = self.ask(choice.model, row, query.deadline, query, cache)
+        if not query.settled:
+            self.deadlines.watch(query)
+        return query
+
+    def _is_shadowed(self, choice: Choice) -> bool:
+        """Whether the shadows of a choice are asked this time."""
+        policy = self.learner.policy
+        return (
+            bool(choice.shadows)
+            and isinstance(policy, SingleChoice)
+            and self.rng.random() < policy.shadow_share
+        )
+
+    def _is_cold(self, uid: str) -> bool:
+        """Whether the user may have an experience that is not in memory."""
+        users = self.learner.users
+        return users.get(uid) is None and users.may_be_kept(uid)
+
+    def _submit_later(
+        self, row: Row, receiver: Receiver, subject: Subject, deadline: float, cache: bool
+    ) -> Query:
+        """Wait for a user's experience, at most half of the time there is; then choose by
+        what is there."""
+        arrived = self._now()
+        query = Query(self, receiver, self._nobody, subject.uid, arrived, deadline)
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            if begun or query.settled:
+                return
+            begun = True
+            timer.cancel()
+            query.choice = self._choose(subject, None, self._now())
+            self._submit_otherwise(query, row, cache)
+
+        timer = self._call_later((deadline - arrived) / 2, begin)
+        assert subject.uid is not None
+        self._learning.load(self.learner, subject.uid, begin)
+        self.deadlines.watch(query)
+        return query
+
+    def _convene(self, choice: Choice, row: Row, deadline: float, cache: bool) -> Panel:
+        """Ask all members of an ensemble for one row."""
+        assert self._combiner is not None
+        panel = Panel(self, choice, self._combiner)
+        for index, model in enumerate(choice.models):
+            member = Member(panel, index)
+            job = self.ask(model, row, deadline, member, cache)
+            if job is not None:
+                panel.jobs.append((job, member))
+        return panel
+
+    def ask(
+        self, model: Model, row: Row, deadline: float, waiter: Waiter, cache: bool = True
+    ) -> Job | None:
+        """One row of one model, through the cache. The waiter is told once; None if it
+        was told already."""
+        if not model.connected:
+            waiter.job_done(NO_MODEL)
+            return None
+        if not (cache and self.caching):
+            job = Job(row.payload, row.shape, deadline, waiter)
+            model.submit(job)
+            return job
+        key = cache_key(model.prefix, *row)
+        hit = (
+            self._cache.get(key)
+            if self._ttl is None
+            else self._cache.get_since(key, self._now() - self._ttl)
+        )
+        if hit is not None:
+            waiter.job_done(hit)
+            return None
+        return self._join_or_start(model, key, row, deadline, waiter)
+
     def submit_batch(
         self,
         rows: Sequence[Row],
@@ -201,28 +328,24 @@ class Application:
         deadline_ms: float | None = None,
         cache: bool = True,
     ) -> BatchQuery:
-        """Ask for one prediction for each row; rows that are equal are evaluated once."""
-        model, batch = self._begin_batch(len(rows), receiver, subject, version, deadline_ms)
-        if model is None:
+        """Ask for one prediction for each row; rows that are equal are evaluated once.
+        One decision is taken for all rows."""
+        batch = self._begin_batch(len(rows), receiver, subject, version, deadline_ms)
+        if batch.settled:
             return batch
+        model = batch.choice.model
+        if self._is_shadowed(batch.choice):
+            batch.receiver = Shadowed(self, receiver, rows)
         for index, row in enumerate(rows):
             waiter = RowWaiter(batch, index)
-            if not (cache and self.caching):
-                job = Job(row.payload, row.shape, batch.deadline, waiter)
+            if model is None:
+                panel = self._convene(batch.choice, row, batch.deadline, cache)
+                batch.panels.append(panel)
+                panel.begin(waiter)
+                continue
+            job = self.ask(model, row, batch.deadline, waiter, cache)
+            if job is not None:
                 batch.jobs.append((job, waiter))
-                model.submit(job)
-                continue
-            key = cache_key(model.prefix, *row)
-            hit = (
-                self._cache.get(key)
-                if self._ttl is None
-                else self._cache.get_since(key, batch.arrived - self._ttl)
-            )
-            if hit is not None:
-                batch.row_done(index, hit)
-                continue
-            started = self._join_or_start(model, key, row, batch.deadline, waiter)
-            batch.jobs.append((started, waiter))
         if not batch.settled:
             self.deadlines.watch(batch)
         return batch
@@ -238,12 +361,17 @@ class Application:
         deadline_ms: float | None = None,
     ) -> BatchQuery:
         """Ask for predictions of many equal-shaped rows that need no cache."""
-        model, batch = self._begin_batch(rows, receiver, subject, version, deadline_ms)
-        if model is None:
+        if not self._single and version is None:
+            size = len(payload) // rows
+            each = [Row(payload[i * size : (i + 1) * size], shape) for i in range(rows)]
+            return self.submit_batch(each, receiver, subject, None, deadline_ms, False)
+        batch = self._begin_batch(rows, receiver, subject, version, deadline_ms)
+        if batch.settled:
             return batch
+        assert batch.choice.model is not None
         block = Block(payload, rows, shape, batch.deadline, batch)
         batch.blocks.append(block)
-        model.submit(block)
+        batch.choice.model.submit(block)
         if not batch.settled:
             self.deadlines.watch(batch)
         return batch
@@ -255,32 +383,38 @@ class Application:
         subject: Subject,
         version: str | None,
         deadline_ms: float | None,
-    ) -> tuple[Model | None, BatchQuery]:
+    ) -> BatchQuery:
+        """A batch with its decision; settled already where there is nobody to ask."""
         arrived = self._now()
         deadline = arrived + self._budget(deadline_ms)
-        model, stamp = self._choose(subject, version)
-        batch = BatchQuery(self, receiver, stamp, arrived, deadline, rows)
-        if model is None or not model.connected:
-            for index in range(rows):
-                batch.row_done(index, NO_MODEL)
-            model = None
+        choice = self._choose(subject, version, arrived)
+        batch = BatchQuery(self, receiver, choice, subject.uid, arrived, deadline, rows)
         if not rows:
             batch.finish()
-            model = None
-        return model, batch
+        elif not any(m.connected for m in choice.models) or (
+            choice.model is not None and not choice.model.connected
+        ):
+            for index in range(rows):
+                batch.row_done(index, NO_MODEL)
+        return batch
 
     def _budget(self, deadline_ms: float | None) -> float:
         return self.slo if deadline_ms is None else min(self.slo, deadline_ms / 1e3)
 
-    def _choose(self, subject: Subject, version: str | None) -> tuple[Model | None, Stamp]:
+    def _choose(self, subject: Subject, version: str | None, now: float) -> Choice:
         if version is not None:
-            model = self._named_version(version)
-            return model, self._stamp(model)
-        decision = self._policy.select(self._state, subject, self._rng)
-        if decision is None:
-            return None, self._unanswered
-        arm = decision.arms[0]
-        return self._models[arm], self._stamps[arm]
+            return self._choice_of(self._named_version(version))
+        if self._standing is not None:
+            return self._standing
+        return self._chooser.choose(subject, now)
+
+    def _choice_of(self, model: Model) -> Choice:
+        """The decision of somebody who named a version."""
+        arm, generation = arm_of(model), self.learner.generation
+        stamp = self._ids.stamp(
+            self.record.number, generation, model.record.generation, 1.0
+        )
+        return Choice((arm,), (model,), [1.0], 0, 1.0, generation, stamp)
 
     def _named_version(self, version: str) -> Model:
         if len(self.record.models) > 1:
@@ -297,7 +431,7 @@ class Application:
         return model
 
     def _join_or_start(
-        self, model: Model, key: bytes, row: Row, deadline: float, waiter: Query | RowWaiter
+        self, model: Model, key: bytes, row: Row, deadline: float, waiter: Waiter
     ) -> Job:
         """Single flight: wait for the evaluation of this key, or begin it."""
         job = self._cache.join(key)
@@ -312,8 +446,9 @@ class Application:
 
     # -- answers ------------------------------------------------------------------------
 
-    def count(self, output: Output, arrived: float) -> None:
+    def count(self, query: Query) -> None:
         """One query was settled."""
+        output, arrived = query.output, query.arrived
         stats, now = self.stats, self._now()
         if now >= stats.turns_at:
             stats.turn(now)
@@ -322,8 +457,11 @@ class Application:
         else:
             stats.predictions += 1
         stats.latency.observe(now - arrived)
+        if self._guard is not None and query.choice.index is not None:
+            self._watch(self._guard, query.choice, [output], now - arrived)
 
-    def count_batch(self, outputs: Sequence[Output | None], arrived: float) -> None:
+    def count_batch(self, batch: BatchQuery) -> None:
+        outputs, arrived = batch.outputs, batch.arrived
         stats, now = self.stats, self._now()
         if now >= stats.turns_at:
             stats.turn(now)
@@ -332,72 +470,67 @@ class Application:
             stats.fail(error)
         stats.predictions += len(outputs) - len(failures)
         stats.latency.observe_many(now - arrived, len(outputs))
+        if self._guard is not None and batch.choice.index is not None:
+            self._watch(self._guard, batch.choice, outputs, now - arrived)
+
+    def _watch(
+        self,
+        guard: Guard,
+        choice: Choice,
+        outputs: Sequence[Output | None],
+        seconds: float,
+    ) -> None:
+        arm = choice.arm
+        assert arm is not None
+        due = [guard.saw(arm, type(output) is RowError, seconds) for output in outputs]
+        if any(due):
+            self.judge()
+
+    def judge(self) -> None:
+        """Have the guard look at the arms; one that has to go is taken out."""
+        if self._guard is None:
+            return
+        arms = [arm for arm in self._models if arm not in self.learner.halted]
+        verdict = self._guard.judge(arms, self.learner.population.totals)
+        if verdict is not None and verdict.arm not in self._halting:
+            self._halting.add(verdict.arm)
+            logger.warning("%s takes %s out: %s", self.name, *verdict)
+            self._learning.halt(self.learner, *verdict, self.policy_changed)
 
     def recent(self) -> Recent:
         """What became of the rows of the last 30 to 60 seconds."""
         return self.stats.recent(self._now())
 
-    def text(self, output: bytes | str) -> bytes:
-        """A model's output as JSON text."""
-        if type(output) is bytes:
-            return output
-        # a worker sends a string output as str only where it is JSON text
-        assert type(output) is str
-        return output.strip().encode() if self._parses else msgspec.json.encode(output)
+    def keep(self, query: Query) -> None:
+        """Remember what was decided, for feedback: the query's id goes out."""
+        output, panel = query.output, query.panel
+        size = len(output) if type(output) is bytes else 64
+        made = _new(
+            Made,
+            (self.number, query.choice, query.uid, output if panel is None else panel),
+        )
+        self._decisions.keep(self._ids.nonce, made, size, self._durable)
 
-    @property
-    def _parses(self) -> bool:
-        # what a json function returns is JSON already: a string is meant as a string
-        return self.record.parse_output and self.record.input_type != "json"
-
-    def default_for(self, error: RowError) -> bytes | None:
-        """The default output as JSON text, or None where the error must be told."""
-        if error.code == "overloaded" and self.record.on_overload == "reject":
-            return None
-        return self._default
-
-    def default_tail(self, error: RowError) -> bytes | None:
-        """What follows the query id in an answer with the default output, made once for
-        each of the few causes there are; None where the error must be told."""
-        try:
-            return self._default_tails[error.cause]
-        except KeyError:
-            default, tail = self.default_for(error), None
-            if default is not None:
-                tail = _DEFAULT_TAIL % (default, msgspec.json.encode(error.cause))
-            if len(self._default_tails) < MOST_TAILS:
-                self._default_tails[error.cause] = tail
-            return tail
-
-    def error_for(self, error: RowError) -> ClipperError:
-        return error_class(error)(error.cause)
+    def keep_batch(self, batch: BatchQuery) -> None:
+        outputs = batch.panels or batch.outputs
+        size = sum([len(o) if type(o) is bytes else 64 for o in batch.outputs])
+        made = Made(self.number, batch.choice, batch.uid, outputs)
+        self._decisions.keep(self._ids.nonce, made, size, self._durable)
 
     def prediction(self, query: Query) -> Prediction:
         """The settled query as a value. Raises where there is no default output."""
-        return self.make_prediction(query.issue_id().decode(), query.output)
+        return self.make_prediction(query.issue_id().decode(), query.output, query.panel)
 
-    def make_prediction(self, query_id: str, output: Output) -> Prediction:
-        if not isinstance(output, RowError):
-            return Prediction(query_id, msgspec.json.decode(self.text(output)))
-        default = self.default_for(output)
-        if default is None:
-            raise self.error_for(output)
-        return Prediction(query_id, msgspec.json.decode(default), True, output.cause)
-
-
-def error_class(error: RowError) -> type[ClipperError]:
-    """What a failed query becomes where there is no default output."""
-    return _ERRORS.get(error.code, ModelFailed)
+    def make_prediction(
+        self, query_id: str, output: Output, panel: Panel | None = None
+    ) -> Prediction:
+        value, default, why = self.rendering.answer(output)
+        prediction = Prediction(query_id, value, default, why)
+        if panel is not None:
+            prediction.missing = panel.missing
+            prediction.confidence = None if default else panel.confidence
+        return prediction
 
 
-def render_string(text: str, parse: bool) -> bytes:
-    """A string output as JSON text: as the JSON it holds, if it does and `parse` is
-    set, else as a JSON string."""
-    if parse:
-        try:
-            msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
-            pass
-        else:
-            return text.strip().encode()
-    return msgspec.json.encode(text)
+def arm_of(model: Model) -> Arm:
+    return make_arm(model.id, model.record.generation)

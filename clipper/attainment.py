@@ -85,6 +85,8 @@ class ApplicationStats:
         self.failures: Counter[str] = Counter()  # rows that were not, by code
         self.overloads: Counter[str] = Counter()  # of the overloaded ones, by cause
         self.cancelled = 0  # rows whose client went away
+        self.feedback = 0  # pieces of feedback learned from
+        self.missing: Counter[str] = Counter()  # members of an ensemble that came too late
         self.latency = Histogram(time_buckets())
         self._models: tuple[DispatcherStats, ...] = ()
         self._older = self._newer = self._mark(now, now)

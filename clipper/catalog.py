@@ -86,6 +86,11 @@ class Catalog:
         version = self.state.current.get(name)
         return None if version is None else self.models.get(f"{name}:{version}")
 
+    def arm(self, name: str) -> ModelRecord | None:
+        """The version that a candidate of an application stands for: that of
+        "model:version", or the current one of "model"; None where there is none."""
+        return self.models.get(name) if ":" in name else self.current(name)
+
     def is_current(self, record: ModelRecord) -> bool:
         return self.state.current.get(record.name) == record.version
 

@@ -40,6 +40,16 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deploys: Count = 4  # at once
 
 
+class LearningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of feedback, and for how long."""
+
+    retention_seconds: Seconds = 7 * 24 * 3600.0  # of decisions, and of feedback
+    decision_bytes: Bytes = 1024 * MIB  # of decisions on disk; the oldest go
+    users_in_memory: Count = 10_000  # for each application
+    users_on_disk: Count = 1_000_000  # for each application; who gave none for longest go
+    policies: list[str] = []  # of one's own, as "module:Class"
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One server. `port` and `admin_port` 0 take any free port (for tests)."""
 
@@ -58,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_bytes: Bytes = 64 * MIB
     cache_policy: Literal["sieve", "lru"] = "sieve"  # which outputs go when it is full
     drain_seconds: Seconds = 10.0
+    learning: LearningSettings = LearningSettings()
     limits: Limits = Limits()
 
 

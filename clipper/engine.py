@@ -23,16 +23,22 @@ from clipper.catalog import Catalog
 from clipper.clock import Clock, SystemClock
 from clipper.config import Settings
 from clipper.errors import ClipperError, Conflict, NotFound, TooManyRequests, Unavailable
+from clipper.feedback import Feedback
+from clipper.learning.service import Learning
 from clipper.model import Model
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, ModelRecord, PolicySettings, State
 from clipper.registration import check_application
+from clipper.selection.registry import load_policy
 from clipper.store.base import Change, DeleteApplication, PutApplication, PutModel, Store
 from clipper.values import ModelId
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, dict[str, Any]], None]
+
+# Seconds between looks at what learning has to keep.
+TICK = 1.0
 
 # Cache entries of a deleted version that are dropped per turn of the loop.
 PURGE_SLICE = 2000
@@ -56,6 +62,7 @@ class Engine:
         # it; the replicas of each deploy under way, its task; and background tasks.
         self.catalog = Catalog(State(), settings.limits)
         self.applications: dict[str, Application] = {}
+        self.feedback: dict[str, Feedback] = {}
         self.models: dict[ModelId, Model] = {}
         self._incoming: dict[ModelId, Model] = {}
         self._records = asyncio.Lock()
@@ -64,6 +71,8 @@ class Engine:
         self._deploying: set[asyncio.Task[ModelRecord]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self.learning: Learning
         self.ids: QueryIds
         self.token = ""
 
@@ -75,6 +84,8 @@ class Engine:
     async def start(self) -> None:
         """Open the store and bring back what it holds; workers come up in the
         background, those of current versions first."""
+        for place in self.settings.learning.policies:
+            load_policy(place)
         catalog = self.catalog = Catalog(await self.store.open(), self.settings.limits)
         self.ids = QueryIds(await self.store.secret("query-key"), self.clock)
         self.token = (await self.store.secret("admin-token")).hex()
@@ -85,8 +96,26 @@ class Engine:
             self.models[model.id] = model
             if record.blob is not None:
                 model.replicas.restore(record.num_replicas)
+        self.learning = self._make_learning()
+        await asyncio.gather(*map(self.learning.restore, catalog.applications.values()))
         self._refresh()
+        self._tick()
         await self._drop_unused_blobs()
+
+    def _make_learning(self) -> Learning:
+        loop = asyncio.get_running_loop()
+        return Learning(
+            self.store,
+            self.clock,
+            self.settings.learning,
+            call_soon=loop.call_soon,
+            call_later=loop.call_later,
+            spawn=self._spawn,
+        )
+
+    def _tick(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
+        self.learning.tick()
 
     async def drain(self, seconds: float) -> None:
         """Take no more, answer what was accepted, stop every worker."""
@@ -97,6 +126,9 @@ class Engine:
         await asyncio.gather(*(model.stop(seconds) for model in self.models.values()))
         for application in self.applications.values():
             application.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await self.learning.close()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -123,8 +155,9 @@ class Engine:
 
     async def delete_application(self, name: str) -> None:
         async with self._changing():
-            self.application(name)
+            number = self.application(name).number
             await self._commit(DeleteApplication(name))
+            await self.learning.drop(number)
 
     async def link(self, name: str, models: list[str]) -> None:
         """Add candidate models, which must exist, to an application."""
@@ -154,7 +187,8 @@ class Engine:
             await self._commit(PutApplication(replace(record, models=rest)))
 
     async def set_policy(self, name: str, policy: PolicySettings) -> ApplicationRecord:
-        """Change how an application chooses among its models."""
+        """Change how an application chooses among its models. What was learned is kept
+        where it means something to the new policy."""
         async with self._changing():
             record = self.application(name).record
             record = check_application(
@@ -163,6 +197,11 @@ class Engine:
                 )
             )
             await self._commit(PutApplication(record))
+            changed = asyncio.Event()
+            self.learning.follow_policy(record, changed.set)
+            self.learning.journal.flush()
+            await changed.wait()
+            self._refresh()
         return record
 
     def application(self, name: str) -> Application:
@@ -374,6 +413,7 @@ class Engine:
             del self.models[model_id]
         for name in [n for n in self.applications if n not in catalog.applications]:
             self.applications.pop(name).close()
+            del self.feedback[name]
         slos: defaultdict[ModelId, list[float]] = defaultdict(list)
         for record in catalog.applications.values():
             application = self.applications.get(record.name) or self._make_application(
@@ -387,8 +427,10 @@ class Engine:
 
     def _connect(self, application: Application, record: ApplicationRecord) -> None:
         """Give an application the models that its record leads to."""
-        found = [self.catalog.current(name) for name in record.models]
-        current = [self.model(r.name, r.version) for r in found if r is not None]
+        candidates = application.learner.policy.candidates(record.models)
+        found = [self.catalog.arm(name) for name in candidates]
+        linked = [r for r in found if r is not None and r.name in record.models]
+        current = [self.model(r.name, r.version) for r in linked]
         versions: dict[str, Model] = {}
         if len(record.models) == 1:
             for other in self.catalog.versions(record.models[0]):
@@ -406,15 +448,26 @@ class Engine:
             self.cache,
             clock=self.clock,
             limits=self.settings.limits,
+            on_connection=self._connection_changed,
         )
+
+    def _connection_changed(self, model: Model) -> None:
+        for application in self.applications.values():
+            if model in application.reachable:
+                application.connection_changed()
 
     def _make_application(self, record: ApplicationRecord) -> Application:
         application = self.applications[record.name] = Application(
             record,
+            self.learning.begin(record),
+            self.learning,
             self.ids,
             self.cache,
             clock=self.clock,
             call_later=asyncio.get_running_loop().call_later,
+        )
+        self.feedback[record.name] = Feedback(
+            application, self.learning, self.ids, self.clock
         )
         return application
 

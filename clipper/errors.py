@@ -73,6 +73,12 @@ class Conflict(ClipperError):
     code = "conflict"
 
 
+class ResendInput(Conflict):
+    """The decision that feedback refers to is lost; with the input it can be taken."""
+
+    code = "resend_input"
+
+
 class QueryIdExpired(ClipperError):
     status = 410
     code = "query_id_expired"

@@ -54,6 +54,7 @@ class Model:
         *,
         clock: Clock,
         limits: Limits,
+        on_connection: Callable[[Model], None] = lambda model: None,
     ) -> None:
         self.record = record
         self.id = ModelId(record.name, record.version)
@@ -61,6 +62,7 @@ class Model:
         self.prefix = key_prefix(record.generation)
         self.exact_prefix = exact_prefix(self.prefix)
         self._cache = cache
+        self._on_connection = on_connection
         loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
             self.input_type,
@@ -120,11 +122,13 @@ class Model:
     def _replicas_changed(self) -> None:
         state = self.replicas.state
         expected = self.replicas.wanted > 0 and state in (State.STARTING, State.LIVE)
-        self.connected = expected and not self.stopped
+        before, self.connected = self.connected, expected and not self.stopped
         if self.connected:
             self.dispatcher.reopen()
         elif not self.stopped:
             self.dispatcher.close(NO_REPLICA)
+        if self.connected != before:
+            self._on_connection(self)
         logger.info("%s is %s, %d replicas live", self.id, state.value, self.replicas.live)
 
     def _worker_spec(self) -> WorkerSpec:

@@ -13,7 +13,8 @@ from clipper.values import Output, RowError
 
 if TYPE_CHECKING:
     from clipper.application import Application
-    from clipper.query_id import Stamp
+    from clipper.choosing import Choice
+    from clipper.panel import Panel
 
 NO_MODEL = RowError("no_model", "No connected models found for query")
 
@@ -29,27 +30,31 @@ class BatchReceiver(Protocol):
 
 
 class Query:
-    """One input waiting for one answer."""
+    """One input waiting for one answer: of one model, by its job, or of an ensemble, by a
+    panel, which stays for what the answer says of it."""
 
     __slots__ = (
-        "application", "arrived", "deadline", "job", "output", "receiver", "settled",
-        "stamp",
+        "application", "arrived", "choice", "deadline", "job", "output", "panel",
+        "receiver", "settled", "uid",
     )  # fmt: skip
 
     def __init__(
         self,
         application: Application,
         receiver: Receiver,
-        stamp: Stamp,
+        choice: Choice,
+        uid: str | None,
         arrived: float,
         deadline: float,
     ) -> None:
         self.application = application
         self.receiver = receiver
-        self.stamp = stamp
+        self.choice = choice
+        self.uid = uid
         self.arrived = arrived
         self.deadline = deadline
         self.job: Job | None = None
+        self.panel: Panel | None = None
         self.output: Output = NO_MODEL
         self.settled = False
 
@@ -63,11 +68,14 @@ class Query:
         self.settled = True
         self.job = None
         self.output = output
-        self.application.count(output, self.arrived)
+        self.application.count(self)
         self.receiver.query_settled(self)
 
     def expire(self, error: RowError = EXPIRED) -> None:
         """The deadline passed, or `error` says why nobody can wait for it."""
+        if self.panel is not None:
+            self.job_done(self.panel.expire(error, self.application.rng))
+            return
         self._leave()
         self.job_done(error)
 
@@ -80,43 +88,51 @@ class Query:
             self.application.stats.cancelled += 1
 
     def issue_id(self) -> bytes:
-        return self.stamp.issue(self.arrived)
+        """The query id; whoever has it may give feedback, so the decision is kept."""
+        text = self.choice.stamp.issue(self.arrived)
+        self.application.keep(self)
+        return text
 
     def _leave(self) -> None:
         if self.job is not None:
             self.job.leave(self)
             self.job = None
+        if self.panel is not None:
+            self.panel.leave()
 
 
 class BatchQuery:
     """The rows of one input_batch. `outputs` has one entry per row when it is settled.
 
     Without a cache the rows are blocks; with one, each is a job of its own, so that rows
-    can hit, join and fill the cache.
+    can hit, join and fill the cache. Under an ensemble each row has a panel.
     """
 
     __slots__ = (
-        "_left", "application", "arrived", "blocks", "deadline", "jobs", "outputs",
-        "receiver", "settled", "stamp",
+        "_left", "application", "arrived", "blocks", "choice", "deadline", "jobs",
+        "outputs", "panels", "receiver", "settled", "uid",
     )  # fmt: skip
 
     def __init__(
         self,
         application: Application,
         receiver: BatchReceiver,
-        stamp: Stamp,
+        choice: Choice,
+        uid: str | None,
         arrived: float,
         deadline: float,
         rows: int,
     ) -> None:
         self.application = application
         self.receiver = receiver
-        self.stamp = stamp
+        self.choice = choice
+        self.uid = uid
         self.arrived = arrived
         self.deadline = deadline
         self.outputs: list[Output | None] = [None] * rows
         self.blocks: list[Block] = []
         self.jobs: list[tuple[Job, RowWaiter]] = []
+        self.panels: list[Panel] = []
         self.settled = False
         self._left = rows
 
@@ -139,10 +155,13 @@ class BatchQuery:
 
     def expire(self, error: RowError = EXPIRED) -> None:
         """The deadline passed: rows that are in keep their outputs."""
+        for index, panel in enumerate(self.panels):
+            if self.outputs[index] is None:
+                self.outputs[index] = panel.expire(error, self.application.rng)
         for block in self.blocks:
             self.outputs = block.outputs.copy()
         self.outputs = [error if output is None else output for output in self.outputs]
-        self._leave()
+        self._leave()  # of panels, those that are settled keep waiting for late members
         self.finish()
 
     def cancel(self) -> None:
@@ -153,14 +172,16 @@ class BatchQuery:
 
     def issue_id(self) -> bytes:
         """The id that all rows share; each appends its index."""
-        return self.stamp.issue(self.arrived, len(self.outputs))
+        text = self.choice.stamp.issue(self.arrived, len(self.outputs))
+        self.application.keep_batch(self)
+        return text
 
     def finish(self) -> None:
         """All rows are in."""
         self.settled = True
         self.jobs.clear()
         self.blocks.clear()
-        self.application.count_batch(self.outputs, self.arrived)
+        self.application.count_batch(self)
         self.receiver.batch_settled(self)
 
     def _leave(self) -> None:
@@ -168,6 +189,9 @@ class BatchQuery:
             block.leave()
         for job, waiter in self.jobs:
             job.leave(waiter)
+        for panel in self.panels:
+            if not panel.settled:
+                panel.leave()
         self.blocks.clear()
         self.jobs.clear()
 

@@ -27,7 +27,7 @@ _TAIL = struct.Struct("<QH")  # nonce, rows
 _SIGNATURE = 16
 ID_LENGTH = 64  # characters of an id, without a row's index
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
-_MASK = 2**64 - 1
+_MASK = 2**63 - 1  # what a database can keep as an integer
 
 # 22 + 10 + 16 = 48 bytes: 64 characters without padding.
 assert (_FIXED.size + _TAIL.size + _SIGNATURE) * 4 == ID_LENGTH * 3
@@ -55,9 +55,9 @@ class QueryIds:
         self._clock = clock
         self._key_number = key_number
         self._signer = hashlib.blake2b(key=key, digest_size=_SIGNATURE)
-        # All mutable state: the nonce, random at start, so that ids of two lives of a
-        # server differ.
-        self._nonce = int.from_bytes(os.urandom(8), "little")
+        # All mutable state: the nonce of the last id, random at start, so that ids of two
+        # lives of a server differ.
+        self.nonce = int.from_bytes(os.urandom(8), "little") & _MASK
 
     def stamp(
         self, application: int, generation: int, arm: int, propensity: float
@@ -115,7 +115,7 @@ class Stamp:
         if now >= self._renew:
             self._start_second(now)
         ids = self._ids
-        ids._nonce = nonce = (ids._nonce + 1) & _MASK
+        ids.nonce = nonce = (ids.nonce + 1) & _MASK
         tail = _TAIL.pack(nonce, rows)
         signer = self._signer.copy()
         signer.update(tail)

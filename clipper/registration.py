@@ -11,6 +11,9 @@ from msgspec.structs import replace
 from clipper.errors import InvalidInput
 from clipper.inputs import parse_input_type
 from clipper.records import ApplicationRecord, ModelRecord
+from clipper.selection.combine import make_combiner
+from clipper.selection.losses import make_loss
+from clipper.selection.policy import Ensemble, SelectionPolicy
 from clipper.selection.registry import make_policy
 from clipper.values import check_name
 
@@ -24,7 +27,6 @@ MAX_VARIABLES = 100
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 ON_OVERLOAD = ("default", "reject")
-LOSSES = ("zero_one", "absolute", "squared", "log")
 
 
 def check_application(spec: ApplicationRecord) -> ApplicationRecord:
@@ -50,10 +52,25 @@ def check_application(spec: ApplicationRecord) -> ApplicationRecord:
             f"cache_ttl_seconds must be a positive number of seconds, or null, got {ttl:g}"
         )
     _check_one_of("on_overload", spec.on_overload, ON_OVERLOAD)
-    _check_one_of("loss", spec.loss, LOSSES)
-    make_policy(spec.policy)
+    _check_policy(make_policy(spec.policy), spec, models)
     kind = parse_input_type(spec.input_type)
     return replace(spec, name=name, models=models, input_type=kind.value)
+
+
+def _check_policy(
+    policy: SelectionPolicy, spec: ApplicationRecord, models: list[str]
+) -> None:
+    """What policy, loss and models must have to do with each other."""
+    loss = make_loss(spec.loss)
+    if isinstance(policy, Ensemble):
+        make_combiner(policy, loss)
+    for name in policy.candidates(models):
+        model = name.partition(":")[0]
+        if models and model not in models:
+            raise InvalidInput(
+                f"policy {policy.name} names {name}, and {model} is not among the "
+                f"application's models: {', '.join(models)}"
+            )
 
 
 def check_model(spec: ModelRecord) -> ModelRecord:

@@ -322,7 +322,9 @@ class Server:
             raise
         shared = batch.issue_id().decode()
         return [
-            target.make_prediction(f"{shared}.{index}", output)
+            target.make_prediction(
+                f"{shared}.{index}", output, batch.panels[index] if batch.panels else None
+            )
             for index, output in enumerate(batch.outputs)
             if output is not None
         ]

@@ -7,9 +7,16 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
+from clipper.application import Application
+from clipper.cache import PredictionCache
 from clipper.clock import Clock
+from clipper.config import LearningSettings
 from clipper.inputs import InputType
 from clipper.layout import decode_batch
+from clipper.learning.service import Learning
+from clipper.query_id import QueryIds
+from clipper.records import ApplicationRecord
+from clipper.store.memory import MemoryStore
 from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output
 from clipper.workers.replica_set import State, WorkerSpec
 
@@ -50,6 +57,7 @@ class FakeLoop:
         self._ticket = count()
         self._timers: list[tuple[float, int, FakeTimer]] = []
         self._soon: list[Callable[[], None]] = []
+        self.spawned: list[Any] = []
 
     @property
     def armed(self) -> list[FakeTimer]:
@@ -81,6 +89,43 @@ class FakeLoop:
                 timer.callback()
                 self.turn()
         self.clock.move(end - self.clock.now())
+
+
+def fake_learning(
+    clock: ManualClock, loop: FakeLoop, settings: LearningSettings | None = None
+) -> Learning:
+    """Learning over a log in memory; what it would do in the background is kept in
+    `loop.spawned`."""
+    return Learning(
+        MemoryStore(),
+        clock,
+        settings or LearningSettings(),
+        call_soon=loop.call_soon,
+        call_later=loop.call_later,
+        spawn=loop.spawned.append,
+    )
+
+
+def make_application(
+    record: ApplicationRecord,
+    ids: QueryIds,
+    cache: PredictionCache[Any],
+    *,
+    clock: ManualClock,
+    loop: FakeLoop,
+    learning: Learning | None = None,
+) -> Application:
+    """An application with a learner of its own."""
+    learning = learning or fake_learning(clock, loop)
+    return Application(
+        record,
+        learning.begin(record),
+        learning,
+        ids,
+        cache,
+        clock=clock,
+        call_later=loop.call_later,
+    )
 
 
 def values_of(kind: InputType, batch: Batch) -> list[Any]:

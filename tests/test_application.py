@@ -8,9 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeLoop, FakeReplica, FakeReplicaSet, ManualClock
+from fakes import (
+    FakeLoop,
+    FakeReplica,
+    FakeReplicaSet,
+    ManualClock,
+    make_application,
+)
 
-from clipper.application import GONE, Application, render_string
+from clipper.application import GONE, Application
 from clipper.batching.job import EXPIRED
 from clipper.batching.outcomes import FULL, REFUSED
 from clipper.cache import PredictionCache
@@ -28,7 +34,8 @@ from clipper.model import STOPPED, Model
 from clipper.query import NO_MODEL, BatchQuery, Query
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, BatchingSettings, ModelRecord, PolicySettings
-from clipper.selection.policy import Decision, Subject
+from clipper.rendering import render_string
+from clipper.selection.policy import Subject
 from clipper.selection.static import Static
 from clipper.values import FailureKind, Output, Prediction, RowError
 from clipper.workers.replica_set import State
@@ -103,8 +110,8 @@ class House:
         fields = {"input_type": "doubles", "slo_micros": int(SLO * 1e6), **fields}
         names = list(dict.fromkeys(model.record.name for model in models))
         record = ApplicationRecord("app", self.number, models=names, **fields)
-        application = Application(
-            record, self.ids, self.cache, clock=self.clock, call_later=self.loop.call_later
+        application = make_application(
+            record, self.ids, self.cache, clock=self.clock, loop=self.loop
         )
         application.update(record, models[:1], {m.id.version: m for m in models})
         return application
@@ -719,8 +726,8 @@ async def test_a_string_that_is_json_is_given_as_that_json(
 
 async def test_a_function_over_json_means_its_strings_as_strings(house: House) -> None:
     application = house.application(input_type="json")
-    assert application.text("6.6") == b'"6.6"'
-    assert application.text(b"6.6") == b"6.6"
+    assert application.rendering.text("6.6") == b'"6.6"'
+    assert application.rendering.text(b"6.6") == b"6.6"
 
 
 @pytest.mark.parametrize(
@@ -780,29 +787,32 @@ async def test_overload_can_be_an_error_in_spite_of_a_default(house: House) -> N
 # -- policy ----------------------------------------------------------------------------
 
 
-class ByUser(Static):
-    """Alice has a model of her own."""
+class ByContext(Static):
+    """Whose context says so has the second model."""
 
-    fixed = False
+    name = "by_context"
+    contextual = True
 
-    def init(self, arms: Any) -> Any:
-        return arms
+    def features(self, context: Any) -> Any:
+        if not isinstance(context, bool):
+            raise InvalidInput("policy by_context needs a boolean at $.context")
+        return context
 
-    def select(self, state: Any, subject: Subject, rng: Any) -> Decision | None:
-        return Decision((state[subject.uid == "alice"],), (1.0,)) if state else None
+    def probabilities(self, state: Any, arms: Any, context: Any) -> list[float]:
+        return [float(not context), float(context)]
 
 
-async def test_a_policy_may_look_at_the_user(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("clipper.application.make_policy", lambda settings: ByUser())
+async def test_a_policy_may_look_at_the_context(house: House) -> None:
     first, second = house.model("a"), house.model("b")
     application = house.application(first, second)
+    application.learner.policy = ByContext()
     application.update(application.record, [first, second], {})
-    for uid, model in (("bob", first), ("alice", second), (None, first)):
-        query = application.submit(row(1), Receiver(), Subject(uid))
+    for context, model in ((False, first), (True, second)):
+        query = application.submit(row(1), Receiver(), Subject(None, context))
         arm = house.ids.read(query.issue_id().decode()).arm
         assert arm == model.record.generation
+    with pytest.raises(InvalidInput, match=r"a boolean at \$\.context"):
+        application.submit(row(1), Receiver(), Subject(None, "yes"))
     application.update(application.record, [], {})
     nobody = Receiver()
     application.submit(row(1), nobody)
@@ -811,10 +821,9 @@ async def test_a_policy_may_look_at_the_user(
 
 async def test_the_policy_may_name_the_model_that_answers(house: House) -> None:
     first, second = house.model("a"), house.model("b")
-    application = house.application(first, second)
     policy = PolicySettings("static", {"model": "b"})
-    record = msgspec.structs.replace(application.record, policy=policy)
-    application.update(record, [first, second], {})
+    application = house.application(first, second, policy=policy)
+    application.update(application.record, [first, second], {})
     application.submit(row(1), Receiver())
     house.loop.turn()
     assert replicas(second).replica.seen and not replicas(first).replica.seen

@@ -22,8 +22,8 @@ class Counts:
         self.cancelled = 0
         self.batches: list[list[Output | None]] = []
 
-    def count_batch(self, outputs: list[Output | None], arrived: float) -> None:
-        self.batches.append(list(outputs))
+    def count_batch(self, batch: BatchQuery) -> None:
+        self.batches.append(list(batch.outputs))
 
 
 class Receiver:
@@ -38,7 +38,7 @@ class Receiver:
 def make(rows: int) -> tuple[BatchQuery, Receiver, Counts]:
     counts, receiver = Counts(), Receiver()
     anything: Any = counts
-    return BatchQuery(anything, receiver, anything, 0.0, 1.0, rows), receiver, counts
+    return BatchQuery(anything, receiver, anything, None, 0.0, 1.0, rows), receiver, counts
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))

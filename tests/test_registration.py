@@ -44,7 +44,7 @@ def test_names_and_types_become_canonical() -> None:
         ({"cache_ttl_seconds": float("inf")}, "got inf"),
         ({"cache_ttl_seconds": float("nan")}, "got nan"),
         ({"on_overload": "wait"}, "on_overload must be one of default, reject, got 'wait'"),
-        ({"loss": "none"}, "loss must be one of zero_one"),
+        ({"loss": "none"}, "loss must be zero_one, absolute"),
         ({"policy": PolicySettings("magic")}, "policy must be one of static"),
         ({"policy": PolicySettings("static", {"x": 1})}, "has no option 'x'"),
         ({"input_type": "int32"}, "input_type must be one of"),

@@ -82,7 +82,7 @@ def _attainment(application: Application, recent: Recent) -> Attainment:
 def _failures(application: Application, recent: Recent) -> dict[str, Failure]:
     found = {}
     for code, rows in application.stats.failures.most_common(MAX_FAILURES):
-        default = application.default_for(RowError(code, ""))
+        default = application.rendering.default_for(RowError(code, ""))
         found[code] = Failure(
             MEANINGS.get(code, UNNAMED),
             "error" if default is None else "default",

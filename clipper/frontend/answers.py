@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import msgspec
 
-from clipper.application import Application
 from clipper.errors import ClipperError
+from clipper.panel import Panel
 from clipper.query import BatchQuery, Query
+from clipper.rendering import Rendering
 from clipper.values import Output, RowError
 
 _encode = msgspec.json.encode
@@ -16,49 +17,54 @@ _encode = msgspec.json.encode
 def prediction_answer(query: Query) -> tuple[int, bytes]:
     """Status and body of the answer to one query."""
     output = query.output
-    if type(output) is bytes:
-        return 200, b'{"query_id":"%b","output":%b,"default":false}' % (
-            query.stamp.issue(query.arrived),
-            output,
-        )
-    application = query.application
-    if isinstance(output, RowError) and application.default_tail(output) is None:
-        error = application.error_for(output)
+    rendering = query.application.rendering
+    if isinstance(output, RowError) and rendering.default_tail(output) is None:
+        error = rendering.error_for(output)
         return error.status, _encode(error.body())
-    return 200, _row(application, query.issue_id(), output)
+    return 200, _row(rendering, query.issue_id(), output, query.panel)
 
 
 def batch_answer(batch: BatchQuery) -> bytes:
     """The body of the answer to an input_batch; each row succeeds or fails by itself."""
     rows = []
-    shared, application = batch.issue_id(), batch.application
+    shared, rendering, panels = batch.issue_id(), batch.application.rendering, batch.panels
     for index, output in enumerate(batch.outputs):
-        if type(output) is bytes:
+        if type(output) is bytes and not panels:
             rows.append(
                 b'{"query_id":"%b.%d","output":%b,"default":false}'
                 % (shared, index, output)
             )
         else:
             assert output is not None
-            rows.append(_row(application, b"%b.%d" % (shared, index), output))
+            panel = panels[index] if panels else None
+            rows.append(_row(rendering, b"%b.%d" % (shared, index), output, panel))
     return b'{"batch_predictions":[%b]}' % b",".join(rows)
 
 
-def _row(application: Application, query_id: bytes, output: Output) -> bytes:
+def _row(
+    rendering: Rendering, query_id: bytes, output: Output, panel: Panel | None
+) -> bytes:
     if not isinstance(output, RowError):
-        return b'{"query_id":"%b","output":%b,"default":false}' % (
+        return b'{"query_id":"%b","output":%b,"default":false%b}' % (
             query_id,
-            application.text(output),
+            rendering.text(output),
+            b"" if panel is None else _of_ensemble(panel),
         )
-    tail = application.default_tail(output)
+    tail = rendering.default_tail(output)
     if tail is not None:
         return b'{"query_id":"' + query_id + tail
-    error = application.error_for(output)
+    error = rendering.error_for(output)
     return b'{"query_id":"%b","error":%b,"cause":%b}' % (
         query_id,
         _encode(error.code),
         _encode(error.cause),
     )
+
+
+def _of_ensemble(panel: Panel) -> bytes:
+    """What an answer says of the members that made it."""
+    text = b',"confidence":%.4g' % panel.confidence
+    return text + b',"missing":' + _encode(panel.missing) if panel.missing else text
 
 
 def error_answer(error: ClipperError) -> bytes:

@@ -10,8 +10,10 @@ from clipper.application import Application
 from clipper.engine import Engine
 from clipper.errors import NotFound, Unavailable
 from clipper.frontend.decoding import Block, Decoder, Request
+from clipper.frontend.feedback_decoding import decode_feedback, no_parameters
 from clipper.frontend.gate import JSON
 from clipper.frontend.schemas import ApplicationAnswer, HealthAnswer
+from clipper.frontend.update import Update, UpdateReceiver
 from clipper.inputs import InputType, Row
 from clipper.query import BatchQuery, BatchReceiver, Query, Receiver
 
@@ -20,8 +22,8 @@ RECENT = 8192
 RECENT_SIZE = 1024
 
 
-class AnyReceiver(Receiver, BatchReceiver, Protocol):
-    """Takes the answer of a single query or of a batch."""
+class AnyReceiver(Receiver, BatchReceiver, UpdateReceiver, Protocol):
+    """Takes the answer of a single query, of a batch, or of feedback."""
 
 
 class QueryApi:
@@ -68,6 +70,22 @@ class QueryApi:
         return application.submit_batch(
             rows, receiver, subject, version, deadline_ms, cache
         )
+
+    def update(
+        self, name: str, media: str, body: bytes, parameters: str, receiver: AnyReceiver
+    ) -> Update:
+        """Take the feedback in a body. The receiver is told once, perhaps before this
+        returns. Raises the ClipperError of a request that cannot be taken."""
+        application = self._applications.get(name)
+        if application is None:
+            raise no_application(name)
+        if self._engine.draining:
+            raise Unavailable("the server is shutting down")
+        no_parameters(parameters)
+        most = self._engine.settings.limits.rows_per_request
+        items, single = decode_feedback(application.input_type, media, body, most)
+        update = Update(len(items), single, receiver)
+        return update.begin(self._engine.feedback[name], items)
 
     def _remember(self, decoder: Decoder, body: bytes, request: Request) -> None:
         """Keep what a body said under its exact bytes, for when it comes again."""

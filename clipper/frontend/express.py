@@ -1,7 +1,8 @@
 """The hot lane: one connection of the query port, parsed and answered without a task.
 
-The lane answers complete, plain predictions and the GETs that need no waiting. For
-anything else the connection becomes aiohttp's, with the bytes of the request at hand.
+The lane answers complete, plain predictions and feedback and the GETs that need no
+waiting. For anything else the connection becomes aiohttp's, with the bytes of the request
+at hand.
 
 Rules: one outstanding request per connection, so answers stay in order, and pipelined
 bytes wait; a hand-over waits for the answer that is owed; a half-closed client still
@@ -17,7 +18,6 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from clipper.application import error_class
 from clipper.errors import (
     BodyTimeout,
     ClipperError,
@@ -33,8 +33,10 @@ from clipper.frontend.answers import (
     prediction_answer,
 )
 from clipper.frontend.gate import HEAD_TOO_LARGE, error_headers
+from clipper.frontend.update import Update
 from clipper.query import BatchQuery, Query
 from clipper.query_id import ID_LENGTH
+from clipper.rendering import error_class
 from clipper.values import RowError
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class Express(asyncio.Protocol):
         self._chunks: list[bytes] = []  # of a body that is still coming
         self._have = self._need = 0
         self._plan: Plan | None = None
-        self._query: Query | BatchQuery | None = None
+        self._query: Query | BatchQuery | Update | None = None
         self._processing = False
         self._reserved = 0  # bytes of the body that count as in flight
 
@@ -270,14 +272,14 @@ class Express(asyncio.Protocol):
             self._respond_error(_too_many_bytes())
             return
         self.phase = Phase.ANSWERING
+        api = self._lane.api
+        ask = api.update if plan.update else api.predict
         try:
-            query = self._lane.api.predict(
-                plan.path, plan.media, body, plan.parameters, self
-            )
+            query = ask(plan.path, plan.media, body, plan.parameters, self)
         except ClipperError as error:
             self._respond_error(error)
         except Exception:
-            logger.exception("a prediction request failed")
+            logger.exception("a request failed")
             self._respond_error(ClipperError("the server failed on this request"))
         else:
             if self.phase is Phase.ANSWERING:
@@ -286,20 +288,20 @@ class Express(asyncio.Protocol):
     def query_settled(self, query: Query) -> None:
         output, plan = query.output, self._plan
         staying = plan is not None and not plan.close and not self._lane.draining
-        if type(output) is bytes and staying:
+        if type(output) is bytes and staying and query.panel is None:
             # the case that counts, in one piece
-            query_id = query.stamp.issue(query.arrived)
+            query_id = query.issue_id()
             length = _ENVELOPE + len(output)
             self.transport.write(_PREDICTION % (length, query_id, output))
             self._answered(close=False)
         elif (
             type(output) is RowError
             and staying
-            and (tail := query.application.default_tail(output)) is not None
+            and (tail := query.application.rendering.default_tail(output)) is not None
         ):
             # under overload there are many, and each should cost next to nothing
             length = _BEFORE_TAIL + len(tail)
-            query_id = query.stamp.issue(query.arrived)
+            query_id = query.issue_id()
             self.transport.write(_DEFAULT % (length, query_id, tail))
             self._answered(close=False)
         elif type(output) is RowError and staying:
@@ -310,6 +312,9 @@ class Express(asyncio.Protocol):
 
     def batch_settled(self, batch: BatchQuery) -> None:
         self._respond(200, batch_answer(batch))
+
+    def update_settled(self, update: Update) -> None:
+        self._respond(*update.answer())
 
     # -- answers ------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from clipper.frontend.gate import (
     make_head,
 )
 
-_PREDICT = re.compile(r"/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/predict/?(?:\?([!-~]*))?")
+_ASK = re.compile(r"/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(predict|update)/?(?:\?([!-~]*))?")
 _GET = re.compile(r"/[A-Za-z0-9._/-]{0,80}")
 
 # Heads past this size, or past this many, are parsed anew each time.
@@ -31,16 +31,18 @@ _REMEMBERED_SIZE = 2048
 _REMEMBERED = 4096
 
 PREDICT_MEDIA = (JSON, MSGPACK, NPY)
+UPDATE_MEDIA = (JSON, MSGPACK)
 
 
 class Plan(NamedTuple):
     """What to do once the body is there. `media` is None for a GET of `path`."""
 
-    path: str  # the application's name for a prediction
+    path: str  # the application's name for a prediction or feedback
     media: str | None
     parameters: str
     length: int  # of the body, in bytes
     close: bool  # the client asked to close after the answer
+    update: bool = False  # it is feedback
 
 
 class Heads:
@@ -93,16 +95,18 @@ class Heads:
             self._gate.admit(head)
             if method == "GET" and _GET.fullmatch(target) and not _has_body(head.headers):
                 return Plan(target, None, "", 0, close)
-            match = _PREDICT.fullmatch(target)
+            match = _ASK.fullmatch(target)
             if method != "POST" or match is None:
                 return None
             length = head.headers.get(b"content-length")
             if length is None or not length.isdigit() or len(length) > 12:
                 return None
-            media = self._gate.check_body(head, PREDICT_MEDIA, self._body_limit)
+            update = match[2] == "update"
+            allowed = UPDATE_MEDIA if update else PREDICT_MEDIA
+            media = self._gate.check_body(head, allowed, self._body_limit)
         except ClipperError:
             return None
-        return Plan(match[1], media, match[2] or "", int(length), close)
+        return Plan(match[1], media, match[3] or "", int(length), close, update)
 
 
 _UNUSUAL = {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"}

@@ -1,8 +1,10 @@
-"""The query port in aiohttp: predictions in any valid HTTP, metrics and descriptions."""
+"""The query port in aiohttp: predictions and feedback in any valid HTTP, metrics and
+descriptions."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -12,9 +14,10 @@ from clipper.frontend.answers import answer_headers, batch_answer, prediction_an
 from clipper.frontend.api import QueryApi, no_application
 from clipper.frontend.exposition import Exposition
 from clipper.frontend.gate import Gate
-from clipper.frontend.heads import PREDICT_MEDIA
+from clipper.frontend.heads import PREDICT_MEDIA, UPDATE_MEDIA
 from clipper.frontend.lane import Lane
 from clipper.frontend.openapi import DOCS_PAGE, openapi_document
+from clipper.frontend.update import Update
 from clipper.frontend.web import (
     HEAD,
     SAFE_HEADERS,
@@ -25,6 +28,9 @@ from clipper.frontend.web import (
     read_body,
 )
 from clipper.query import BatchQuery, Query
+
+# Asks for what a body wants: application, media type, body, parameters, receiver.
+Ask = Callable[[str, str, bytes, str, "Waiting"], Query | BatchQuery | Update]
 
 
 class QueryRoutes:
@@ -55,10 +61,11 @@ class QueryRoutes:
                 application.router.add_get(
                     spelling, handler, expect_handler=ignore_expectation
                 )
-        for spelling in ("/{app}/predict", "/{app}/predict/"):
-            application.router.add_post(
-                spelling, self.predict, expect_handler=ignore_expectation
-            )
+        for name, handler in (("predict", self.predict), ("update", self.update)):
+            for spelling in (f"/{{app}}/{name}", f"/{{app}}/{name}/"):
+                application.router.add_post(
+                    spelling, handler, expect_handler=ignore_expectation
+                )
         return application
 
     async def known(self, request: web.Request) -> web.StreamResponse:
@@ -69,8 +76,16 @@ class QueryRoutes:
         return _answered(*answer)
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
+        return await self._ask(request, PREDICT_MEDIA, self._api.predict)
+
+    async def update(self, request: web.Request) -> web.StreamResponse:
+        return await self._ask(request, UPDATE_MEDIA, self._api.update)
+
+    async def _ask(
+        self, request: web.Request, allowed: tuple[str, ...], ask: Ask
+    ) -> web.StreamResponse:
         head = request[HEAD]
-        media = self._gate.check_body(head, PREDICT_MEDIA, self._limits.body)
+        media = self._gate.check_body(head, allowed, self._limits.body)
         lane, reserved = self.lane, 0
 
         def count(size: int) -> None:
@@ -85,9 +100,7 @@ class QueryRoutes:
             # as it was sent, because the parameters are decoded where they are used
             parameters = head.target.partition("?")[2]
             waiting = Waiting()
-            waiting.query = self._api.predict(
-                request.match_info["app"], media, body, parameters, waiting
-            )
+            waiting.query = ask(request.match_info["app"], media, body, parameters, waiting)
             handler = request.protocol
             assert isinstance(handler, LaneHandler)
             handler.waiting = waiting
@@ -125,7 +138,7 @@ class Waiting:
     """Receives an answer for a coroutine that waits for it."""
 
     def __init__(self) -> None:
-        self.query: Query | BatchQuery | None = None
+        self.query: Query | BatchQuery | Update | None = None
         self.answer: asyncio.Future[tuple[int, bytes]] = (
             asyncio.get_running_loop().create_future()
         )
@@ -135,6 +148,9 @@ class Waiting:
 
     def batch_settled(self, batch: BatchQuery) -> None:
         self._set(200, batch_answer(batch))
+
+    def update_settled(self, update: Update) -> None:
+        self._set(*update.answer())
 
     def abandon(self) -> None:
         """The client went away. The coroutine ends with an answer that nobody reads:

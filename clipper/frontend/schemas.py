@@ -87,6 +87,56 @@ FAST: dict[InputType, type[Envelope]] = {
 }
 
 
+class FeedbackItem(msgspec.Struct):
+    """What an answer was worth: of a query, by its id, or of an input, by its label."""
+
+    query_id: Annotated[
+        Annotated[str, Meta(max_length=128)] | None,
+        Meta(description="the query this is about, as its answer named it"),
+    ] = None
+    label: Annotated[
+        Any, Meta(description="what the output should have been; a reward instead of it")
+    ] = UNSET
+    reward: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="how good the answer was, from 0 to 1"),
+    ] = None
+    uid: Annotated[
+        Uid, Meta(description="whose feedback it is; with a query_id it is known already")
+    ] = None
+    input: Annotated[
+        Any,
+        Meta(
+            description="the input that the label is of; without a query_id, or where "
+            "the answer `resend_input` asked for it"
+        ),
+    ] = UNSET
+    context: Annotated[
+        Any, Meta(description="the features of the query, where `input` is sent again")
+    ] = None
+    feedback_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=128)] | None,
+        Meta(description="without a query_id: names this feedback, so that it counts once"),
+    ] = None
+
+
+class UpdateRequest(FeedbackItem):
+    """Feedback, or a list of it."""
+
+    feedback: Annotated[
+        list[FeedbackItem] | UnsetType, Meta(description="several pieces of feedback")
+    ] = UNSET
+
+
+class FeedbackAnswer(msgspec.Struct):
+    """Feedback that is in the log."""
+
+    accepted: bool
+    duplicate: Annotated[
+        bool, Meta(description="whether the same was said before; it counts once")
+    ]
+
+
 QueryId = Annotated[
     str, Meta(max_length=128, description="names this prediction in feedback on it")
 ]
@@ -107,6 +157,14 @@ class PredictionAnswer(msgspec.Struct, omit_defaults=True):
     default_explanation: Annotated[
         str, Meta(description="why it is; left out where a model answered")
     ] = ""
+    confidence: Annotated[
+        float | UnsetType,
+        Meta(description="how sure an ensemble is of it, from 0 to 1", ge=0, le=1),
+    ] = UNSET
+    missing: Annotated[
+        list[str] | UnsetType,
+        Meta(description="members of an ensemble that came too late, as name:version"),
+    ] = UNSET
 
 
 class RowFailure(msgspec.Struct):
@@ -136,6 +194,28 @@ class BatchAnswer(msgspec.Struct):
 
     batch_predictions: Annotated[
         list[BatchedAnswer], Meta(description="one answer for each row, in order")
+    ]
+
+
+# A union of untagged structs again.
+FeedbackOutcome = Annotated[
+    Any,
+    Meta(
+        extra_json_schema={
+            "anyOf": [
+                {"$ref": f"#/components/schemas/{row}"}
+                for row in ("FeedbackAnswer", "ErrorAnswer")
+            ]
+        }
+    ),
+]
+
+
+class FeedbackListAnswer(msgspec.Struct):
+    """What became of a list of feedback."""
+
+    feedback: Annotated[
+        list[FeedbackOutcome], Meta(description="one answer for each piece, in order")
     ]
 
 

@@ -13,7 +13,7 @@ one without evidence, and what is known of an arm that left is kept for when it 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
@@ -74,15 +74,36 @@ class Observation(NamedTuple):
     label: Any = None
 
 
-class Total(NamedTuple):
+class Total(msgspec.Struct, frozen=True, array_like=True):
     """How often an arm's loss became known, and the sum of these losses."""
 
     count: float
     loss: float
 
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.count, self.loss))
+
     @property
     def mean(self) -> float | None:
         return self.loss / self.count if self.count else None
+
+
+class Score(NamedTuple):
+    """How an arm does, as a guard looks at it: queries it was chosen for and how many of
+    them it failed, a high quantile of its latency in seconds (None: no answer yet), and
+    its losses under feedback."""
+
+    queries: int
+    failures: int
+    latency: float | None
+    total: Total
+
+
+class Verdict(NamedTuple):
+    """An arm that has to go, and why."""
+
+    arm: Arm
+    reason: str
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,9 +140,13 @@ class SelectionPolicy(ABC):
     full_information: ClassVar[bool] = False  # learns from losses without a decision
     needs_outputs: ClassVar[bool] = False  # learns from the outputs, not the losses alone
     learns: ClassVar[bool] = True
+    reroutes: ClassVar[bool] = True  # arms that cannot be asked at present are left out
+    logged: ClassVar[bool] = (
+        True  # decisions are kept on disk, for late feedback and replay
+    )
 
     def __init__(self, options: Any = None) -> None:
-        self.options = self.Options() if options is None else options
+        self.options: Any = self.Options() if options is None else options
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.options!r}>"
@@ -130,6 +155,11 @@ class SelectionPolicy(ABC):
     def personal(self) -> bool:
         """Whether there is a state for each user beside the population's."""
         return self.learns and getattr(self.options, "personal", False)
+
+    def candidates(self, models: Sequence[str]) -> Sequence[str]:
+        """The models, or model:version, that the application's `models` leave to choose
+        from."""
+        return models if self.options.arms is None else self.options.arms
 
     def features(self, context: Any) -> Any:
         """What a context means to this policy. Raises InvalidInput, with the path, for
@@ -171,10 +201,17 @@ class SingleChoice(SelectionPolicy):
         """How probable each of `arms` is to be chosen, in order: non-negative, sum 1.
         `arms` is not empty. Does not change the state."""
 
-    def shadows(self, state: State, arms: Sequence[Arm]) -> Sequence[Arm]:
+    guards: ClassVar[bool] = False  # it judges its arms
+    shadow_share: float = 0.0  # of the queries after which the shadows are asked
+
+    def shadows(self, arms: Sequence[Arm]) -> Sequence[Arm]:
         """Arms that are asked as well, after the answer and at low priority, so that what
         they would have answered is known."""
         return ()
+
+    def judge(self, scores: Mapping[Arm, Score]) -> Verdict | None:
+        """An arm that must not be chosen any more, if there is one."""
+        return None
 
 
 class Ensemble(SelectionPolicy):

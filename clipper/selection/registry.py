@@ -2,23 +2,102 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
+
+import msgspec
+
 from clipper.errors import InvalidInput
 from clipper.records import PolicySettings
 from clipper.selection.policy import SelectionPolicy
-from clipper.selection.static import Static
 from clipper.values import check_name
 
-NAMES = ("static",)
+# Where each is found. Loaded when it is first asked for: most servers need one or two.
+_BUILT_IN = {
+    "static": "static:Static",
+    "epsilon_greedy": "epsilon_greedy:EpsilonGreedy",
+    "ucb1": "ucb1:UCB1",
+    "discounted_ucb": "discounted_ucb:DiscountedUCB",
+    "thompson": "thompson:Thompson",
+    "exp3": "exp3:Exp3",
+    "exp3_ix": "exp3_ix:Exp3IX",
+    "linucb": "linucb:LinUCB",
+    "squarecb": "squarecb:SquareCB",
+    "majority": "majority:Majority",
+    "exp4": "exp4:Exp4",
+    "hedge": "hedge:Hedge",
+    "log_pool": "log_pool:LogPool",
+    "canary": "canary:Canary",
+    "shadow": "shadow:Shadow",
+}
+
+# All mutable state: policies that the program added.
+_ADDED: dict[str, type[SelectionPolicy]] = {}
+
+
+def add_policy(policy: type[SelectionPolicy]) -> type[SelectionPolicy]:
+    """Make a policy of one's own known by its `name`. Usable as a decorator. Applications
+    that a store brings back need it before the server starts."""
+    if not (isinstance(policy, type) and issubclass(policy, SelectionPolicy)):
+        raise InvalidInput(f"{policy!r:.100} is not a class derived from SelectionPolicy")
+    name = check_name("the policy's name", getattr(policy, "name", None))
+    if name in _BUILT_IN:
+        raise InvalidInput(f"there is a policy called {name} already")
+    _ADDED[name] = policy
+    return policy
+
+
+def load_policy(place: str) -> type[SelectionPolicy]:
+    """Add the policy at "module:Class", as the configuration names it."""
+    module, _, name = place.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidInput(f"cannot load the policy {place!r:.100}: {error}") from None
+    return add_policy(found)
+
+
+def names() -> list[str]:
+    return [*_BUILT_IN, *_ADDED]
+
+
+def policy_class(name: str) -> type[SelectionPolicy]:
+    """Raises InvalidInput for a name that nobody has."""
+    if name in _ADDED:
+        return _ADDED[name]
+    if name not in _BUILT_IN:
+        raise InvalidInput(f"policy must be one of {', '.join(names())}, got {name!r:.60}")
+    module, _, attribute = _BUILT_IN[name].partition(":")
+    found: type[SelectionPolicy] = getattr(
+        import_module(f"clipper.selection.{module}"), attribute
+    )
+    return found
 
 
 def make_policy(settings: PolicySettings) -> SelectionPolicy:
     """The policy that the settings name, with its options checked."""
-    if settings.name != "static":
-        raise InvalidInput(
-            f"policy must be one of {', '.join(NAMES)}, got {settings.name!r:.60}"
-        )
-    unknown = set(settings.options) - {"model"}
+    kind = policy_class(settings.name)
+    try:
+        options = msgspec.convert(settings.options, kind.Options)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(_told(settings.name, str(error))) from None
+    policy = kind(options)
+    for name in policy.candidates(()):
+        _check_arm(name)
+    return policy
+
+
+def _told(name: str, message: str) -> str:
+    """The fault in the options of a policy, in plain words."""
+    unknown = re.search(r"unknown field `(.+?)`", message)
     if unknown:
-        raise InvalidInput(f"policy static has no option {min(unknown)!r:.60}")
-    model = settings.options.get("model")
-    return Static(None if model is None else check_name("the policy's model", model))
+        return f"policy {name} has no option {unknown[1]!r:.60}"
+    message = re.sub(r" - at `\$\.?(.*?)`", r" in option \1", message).replace("`", "")
+    return f"policy {name}: {message}"
+
+
+def _check_arm(name: str) -> None:
+    model, colon, version = name.partition(":")
+    check_name("an arm's model", model)
+    if colon:
+        check_name("an arm's version", version)

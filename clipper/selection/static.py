@@ -1,40 +1,39 @@
-"""One named model answers everything; nothing is learned."""
+"""One model answers everything; nothing is learned."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from random import Random
+from collections.abc import Sequence
+from typing import Any
 
-from clipper.selection.policy import Decision, Subject
-from clipper.values import ModelId
+from clipper.selection import policy
+from clipper.selection.policy import Arm, Observation, SingleChoice, State, model_of
 
 
-class Static:
-    """The first candidate, or the one that the option ``model`` names.
+class Static(SingleChoice):
+    """The first candidate, or the one that the option ``model`` names."""
 
-    Its state is the decision itself, made once for the arms there are.
-    """
+    name = "static"
+    learns = False
+    reroutes = False
+    logged = False
+    full_information = True  # feedback keeps the score of every candidate
 
-    fixed = True
+    class Options(policy.Options, frozen=True, forbid_unknown_fields=True):
+        model: str | None = None
 
-    def __init__(self, model: str | None = None) -> None:
-        self._model = model
+    def candidates(self, models: Sequence[str]) -> Sequence[str]:
+        named: str | None = self.options.model
+        return super().candidates(models) if named is None else (named,)
 
-    def init(self, arms: Sequence[ModelId]) -> Decision | None:
-        for arm in arms:
-            if self._model is None or arm.name == self._model:
-                return Decision((arm,), (1.0,))
-        return None
+    def init(self) -> State:
+        return {}
 
-    def select(
-        self, state: Decision | None, subject: Subject, rng: Random
-    ) -> Decision | None:
-        return state
+    def probabilities(
+        self, state: State, arms: Sequence[Arm], context: Any
+    ) -> Sequence[float]:
+        named = self.options.model
+        first = next((i for i, arm in enumerate(arms) if model_of(arm).name == named), 0)
+        return [float(i == first) for i in range(len(arms))]
 
-    def observe(
-        self,
-        state: Decision | None,
-        decision: Decision,
-        losses: Mapping[ModelId, float],
-    ) -> Decision | None:
+    def observe(self, state: State, seen: Observation) -> State:
         return state

@@ -7,7 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeLoop, FakeReplica, FakeReplicaSet, ManualClock
+from fakes import (
+    FakeLoop,
+    FakeReplica,
+    FakeReplicaSet,
+    ManualClock,
+    make_application,
+)
 
 from clipper.application import Application
 from clipper.batching.fixed import Fixed
@@ -83,8 +89,8 @@ class House:
         record = ApplicationRecord(
             "app", 1, "doubles", round(SLO * 1e6), models=["m"], **fields
         )
-        application = Application(
-            record, self.ids, self.cache, clock=self.clock, call_later=self.loop.call_later
+        application = make_application(
+            record, self.ids, self.cache, clock=self.clock, loop=self.loop
         )
         application.update(record, models[:1], {m.id.version: m for m in models})
         return application

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import fakes
 import msgspec
 import pytest
 
@@ -29,13 +30,8 @@ def make_application(clock: Any, fake_loop: Any) -> Any:
                 **values,
             }
         )
-        return Application(
-            record,
-            QueryIds(b"k" * 32, clock),
-            PredictionCache(0),
-            clock=clock,
-            call_later=fake_loop.call_later,
-        )
+        ids, cache = QueryIds(b"k" * 32, clock), PredictionCache[Any](0)
+        return fakes.make_application(record, ids, cache, clock=clock, loop=fake_loop)
 
     return make
 
@@ -49,7 +45,7 @@ class Nobody:
 
 
 def settled(application: Any, output: Output) -> Query:
-    query = Query(application, Nobody(), application._unanswered, 0.0, 1.0)
+    query = Query(application, Nobody(), application._nobody, None, 0.0, 1.0)
     query.job_done(output)
     return query
 
@@ -118,7 +114,7 @@ def test_overload_can_be_rejected_in_spite_of_a_default(make_application: Any) -
 
 def test_each_row_of_a_batch_for_itself(make_application: Any) -> None:
     application = make_application()
-    batch = BatchQuery(application, Nobody(), application._unanswered, 0.0, 1.0, 4)
+    batch = BatchQuery(application, Nobody(), application._nobody, None, 0.0, 1.0, 4)
     for index, output in enumerate((b"1", "2.5", CRASH, b'"x"')):
         batch.row_done(index, output)
     rows = msgspec.json.decode(batch_answer(batch))["batch_predictions"]

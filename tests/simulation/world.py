@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 from unittest import mock
 
-from fakes import ManualClock
+from fakes import ManualClock, make_application
 
 from clipper.application import Application
 from clipper.batching.job import Block, Job
@@ -95,12 +95,8 @@ class World(Generic[W]):
                 cache=scenario.caching,
                 cache_ttl_seconds=scenario.ttl,
             )
-            application = Application(
-                record,
-                self.ids,
-                self.cache,
-                clock=self.clock,
-                call_later=self.loop.call_later,
+            application = make_application(
+                record, self.ids, self.cache, clock=self.clock, loop=self.loop
             )
             self.applications.append(application)
         self._link()

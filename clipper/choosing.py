@@ -1,0 +1,207 @@
+"""Which models answer a query: the policy's odds, compiled, and one draw.
+
+A distribution is compiled once for each state it follows from and drawn from many times;
+a choice, with the maker of its query ids, once for each arm of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from clipper.learning.learner import Learner
+from clipper.learning.users import User
+from clipper.query_id import QueryIds, Stamp
+from clipper.selection.draw import Odds, as_logged, sticky
+from clipper.selection.policy import Arm, Ensemble, SingleChoice, Subject, generation_of
+
+if TYPE_CHECKING:
+    from clipper.model import Model
+
+# How many seconds a user's choices may follow from an older state of the population. Their
+# own feedback counts at once.
+STALE = 1.0
+
+
+class Choice:
+    """A decision: which of `arms` answer, and how probable it was.
+
+    Under a single choice `index` is the arm that was drawn, with `propensity`, and `odds`
+    are those of all arms; under an ensemble `index` is None and `odds` are the weights of
+    its members. `shadows` are asked as well and do not answer.
+    """
+
+    __slots__ = (
+        "arms", "context", "generation", "index", "model", "models", "odds", "propensity",
+        "shadows", "stamp",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        arms: tuple[Arm, ...],
+        models: tuple[Model, ...],
+        odds: list[float],
+        index: int | None,
+        propensity: float,
+        generation: int,
+        stamp: Stamp,
+        context: Any = None,
+        shadows: tuple[tuple[Arm, Model], ...] = (),
+    ) -> None:
+        self.arms = arms
+        self.models = models
+        self.odds = odds
+        self.index = index
+        self.model = None if index is None else models[index]
+        self.propensity = propensity
+        self.generation = generation
+        self.stamp = stamp
+        self.context = context
+        self.shadows = shadows
+
+    @property
+    def arm(self) -> Arm | None:
+        return None if self.index is None else self.arms[self.index]
+
+
+class _Compiled:
+    """A distribution with the choices made from it so far."""
+
+    __slots__ = (
+        "arms", "at", "choices", "odds", "population", "shadows", "user", "weights",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        odds: Odds | None,
+        arms: tuple[Arm, ...],
+        weights: list[float],
+        shadows: tuple[tuple[Arm, Model], ...],
+        at: float,
+    ) -> None:
+        self.odds = odds  # None for an ensemble, of which nothing is drawn
+        self.arms = arms
+        self.weights = weights
+        self.shadows = shadows
+        self.choices: list[Choice | None] = [None] * (1 if odds is None else len(arms))
+        self.at = at
+        self.population = self.user = -1  # versions it follows from
+
+
+class Chooser:
+    """Decides for one application. Arms must have been set, and at least one."""
+
+    def __init__(self, learner: Learner, ids: QueryIds, rng: Random) -> None:
+        self._learner = learner
+        self._ids = ids
+        self._rng = rng
+        # All mutable state: the arms with their models, those of them that are open to
+        # choice (None: to be found anew), and what was compiled for the population.
+        self._models: dict[Arm, Model] = {}
+        self._arms: tuple[Arm, ...] = ()
+        self._opened: tuple[Arm, ...] | None = None
+        self._compiled: _Compiled | None = None
+
+    def set_arms(self, models: Mapping[Arm, Model]) -> None:
+        self._models = dict(models)
+        self._arms = tuple(models)
+        self.forget()
+
+    def forget(self) -> None:
+        """What was compiled follows from something that has changed."""
+        self._opened = self._compiled = None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether everybody gets the same choice until something is set anew."""
+        policy = self._learner.policy
+        return not (policy.learns or policy.contextual or policy.ensemble) and (
+            len(self._arms) == 1 or policy.name == "static"
+        )
+
+    def choose(self, subject: Subject, now: float) -> Choice:
+        """The decision for one query. Raises InvalidInput for a context that the policy
+        cannot use."""
+        learner = self._learner
+        policy = learner.policy
+        uid = subject.uid
+        if policy.contextual:
+            context = policy.features(subject.context)
+            return self._draw(self._compile(None, context, now), uid, context)
+        compiled = self._compiled
+        if uid is not None and policy.personal:
+            user = learner.users.get(uid)
+            if user is not None and user.experience is not None:
+                return self._draw(self._for_user(user, now), uid)
+        if compiled is None or compiled.population != learner.version:
+            compiled = self._compiled = self._compile(None, None, now)
+        return self._draw(compiled, uid)
+
+    def _for_user(self, user: User, now: float) -> _Compiled:
+        compiled: _Compiled | None = user.compiled
+        if (
+            compiled is None
+            or compiled.user != user.version
+            or compiled.arms != self._open()
+            or (
+                compiled.population != self._learner.version
+                and not compiled.at <= now < compiled.at + STALE
+            )
+        ):
+            compiled = user.compiled = self._compile(user, None, now)
+        return compiled
+
+    def _open(self) -> tuple[Arm, ...]:
+        """The arms that can be asked and that no guard has taken out; if there are none,
+        those that no guard has; if it took out all, all."""
+        if self._opened is None:
+            halted = self._learner.halted
+            left = tuple(arm for arm in self._arms if arm not in halted) or self._arms
+            if self._learner.policy.reroutes:
+                left = tuple(a for a in left if self._models[a].connected) or left
+            self._opened = left
+        return self._opened
+
+    def _compile(self, user: User | None, context: Any, now: float) -> _Compiled:
+        learner, arms = self._learner, self._open()
+        policy, state = learner.policy, learner.state_for(user)
+        if isinstance(policy, Ensemble):
+            compiled = _Compiled(None, arms, list(policy.weights(state, arms)), (), now)
+        else:
+            assert isinstance(policy, SingleChoice)
+            odds = Odds(policy.probabilities(state, arms, context))
+            shadows = tuple((arm, self._models[arm]) for arm in policy.shadows(arms))
+            compiled = _Compiled(odds, arms, odds.probabilities, shadows, now)
+        compiled.population = learner.version
+        compiled.user = -1 if user is None else user.version
+        return compiled
+
+    def _draw(self, compiled: _Compiled, uid: str | None, context: Any = None) -> Choice:
+        odds, choices = compiled.odds, compiled.choices
+        if odds is None or len(choices) == 1:
+            index = 0
+        elif uid is not None and self._learner.sticky:
+            index = odds.draw(sticky(uid, self._learner.application))
+        else:
+            index = odds.draw(self._rng.random())
+        choice = choices[index]
+        if choice is None:
+            choice = choices[index] = self._make(compiled, index, context)
+        return choice
+
+    def _make(self, compiled: _Compiled, index: int, context: Any) -> Choice:
+        learner, arms = self._learner, compiled.arms
+        chosen: int | None = None
+        propensity, generation = 1.0, 0
+        if compiled.odds is not None:
+            chosen, generation = index, generation_of(arms[index])
+            propensity = as_logged(compiled.weights[index])
+        stamp = self._ids.stamp(
+            learner.application, learner.generation, generation, propensity
+        )
+        models = tuple(self._models[arm] for arm in arms)
+        return Choice(
+            arms, models, compiled.weights, chosen, propensity, learner.generation,
+            stamp, context, compiled.shadows,
+        )  # fmt: skip

@@ -1,0 +1,65 @@
+"""Models evaluated for feedback's sake: at low priority, through the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from clipper.inputs import Row
+from clipper.selection.policy import Arm
+from clipper.values import Output, RowError
+
+if TYPE_CHECKING:
+    from clipper.application import Application
+    from clipper.model import Model
+
+# A query's deadline is its objective; this one lies so far behind that all queries go
+# first.
+SECONDS = 10.0
+
+EvaluationDone = Callable[[dict[Arm, bytes | str]], None]
+
+
+class Evaluation:
+    """One row asked of some arms. Tells once what they answered, of those that did."""
+
+    def __init__(
+        self,
+        application: Application,
+        row: Row,
+        models: Mapping[Arm, Model],
+        now: float,
+        done: EvaluationDone,
+    ) -> None:
+        self.source = application
+        # All mutable state: what is in, and how many are out.
+        self._outputs: dict[Arm, bytes | str] = {}
+        self._left = len(models) + 1
+        self._done = done
+        for arm, model in models.items():
+            application.ask(model, row, now + SECONDS, _Seat(self, arm))
+        self.in_(None, None)
+
+    def in_(self, arm: Arm | None, output: Output | None) -> None:
+        self._left -= 1
+        if arm is not None and output is not None and not isinstance(output, RowError):
+            self._outputs[arm] = output
+        if not self._left:
+            self._done(self._outputs)
+
+
+class _Seat:
+    """Waits for one arm's job."""
+
+    __slots__ = ("_arm", "_evaluation")
+
+    def __init__(self, evaluation: Evaluation, arm: Arm) -> None:
+        self._evaluation = evaluation
+        self._arm = arm
+
+    @property
+    def source(self) -> object:
+        return self._evaluation.source
+
+    def job_done(self, output: Output) -> None:
+        self._evaluation.in_(self._arm, output)

@@ -1,0 +1,361 @@
+"""The feedback path of one application: join, append to the log, learn, acknowledge.
+
+Feedback is joined with the decision it is about, in which arm and propensity are as they
+were logged; it is learned from after the commit, in the order of the log, and acknowledged
+last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from clipper.application import Application
+from clipper.clock import Clock
+from clipper.errors import (
+    ClipperError,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    ResendInput,
+    Unavailable,
+)
+from clipper.evaluation import Evaluation
+from clipper.inputs import Row
+from clipper.learning import events
+from clipper.learning.chunks import Decision
+from clipper.learning.service import Learning
+from clipper.learning.users import User
+from clipper.model import Model
+from clipper.query_id import QueryIds, QueryToken
+from clipper.selection.losses import reward_losses
+from clipper.selection.policy import Arm, generation_of, make_arm
+from clipper.store.base import Entry, Logged, Person
+from clipper.values import ModelId
+
+LARGEST = 64 * 1024  # bytes of one entry in the log
+
+# Told once: whether the same feedback was there before, or why it was not taken.
+FeedbackDone = Callable[[bool, ClipperError | None], None]
+
+
+class Item(NamedTuple):
+    """One piece of feedback: on a query by its id, or on an input. `label` is UNSET where
+    a reward was given, `reward` None where a label was."""
+
+    query_id: str | None = None
+    label: Any = msgspec.UNSET
+    reward: float | None = None
+    uid: str | None = None
+    row: Row | None = None
+    context: Any = None
+    feedback_id: str | None = None
+
+
+class Feedback:
+    """Takes feedback for one application."""
+
+    def __init__(
+        self,
+        application: Application,
+        learning: Learning,
+        ids: QueryIds,
+        clock: Clock,
+    ) -> None:
+        self._application = application
+        self._learner = application.learner
+        self._journal = learning.journal
+        self._decisions = learning.decisions
+        self._ids = ids
+        self._clock = clock
+
+    def take(self, item: Item, done: FeedbackDone) -> None:
+        """Take one item. `done` is told once, perhaps before this returns, and not if this
+        raises the ClipperError of an item that cannot be taken."""
+        if self._learner.missing is not None:
+            raise Unavailable(self._learner.missing)
+        if item.label is not msgspec.UNSET:
+            self._application.loss.check_label(item.label)
+        if item.query_id is None:
+            self._by_input(item, done)
+            return
+        token = self._ids.read(item.query_id)
+        if token.application != self._application.number:
+            raise NotFound("no such query id")
+        self._decisions.find(
+            token.nonce,
+            token.row,
+            self._learner.policy.logged,
+            partial(self._found, item, token, done),
+        )
+
+    # -- on a query ---------------------------------------------------------------------
+
+    def _found(
+        self,
+        item: Item,
+        token: QueryToken,
+        done: FeedbackDone,
+        decision: Decision | None,
+        error: ClipperError | None,
+    ) -> None:
+        try:
+            if error is not None:
+                raise error
+            if decision is None or decision.application != self._application.number:
+                self._lost(item, token, done)
+            else:
+                self._join(item, token, decision, done)
+        except ClipperError as failed:
+            done(False, failed)
+
+    def _join(
+        self, item: Item, token: QueryToken, decision: Decision, done: FeedbackDone
+    ) -> None:
+        if item.uid is not None and item.uid != decision.uid:
+            raise InvalidInput("$.uid is not that of the query")
+        kept = decision.failed or decision.answer is not None
+        if not kept and item.label is not msgspec.UNSET:
+            # the output was too large to be kept
+            if item.row is None:
+                raise _resend("its output was too large to be kept")
+            models = self._models(decision.chosen)
+            self._evaluate(item, item.row, models, token, decision, done)
+            return
+        event = self._event(item, decision, decision.outputs)
+        self._append(_key(token), decision.uid, event, token, done)
+
+    def _lost(self, item: Item, token: QueryToken, done: FeedbackDone) -> None:
+        """All that is left of the decision is what its id says."""
+        if token.propensity == 0.0:  # nobody was chosen: there is nothing to learn
+            self._append(_key(token), item.uid, self._said(item), token, done)
+            return
+        context = self._learner.policy.features(item.context) if self._asks(item) else None
+        arms = tuple(self._application.arms)
+        chosen: tuple[Arm, ...] = ()
+        models: Mapping[Arm, Model] = self._application.arms
+        if token.arm:
+            chosen = (self._arm(token.arm),)
+            arms = arms if chosen[0] in arms else (*arms, chosen[0])
+            models = {} if item.reward is not None else self._models(chosen)
+        decision = Decision(
+            self._application.number, token.policy_generation, arms, (), not token.arm,
+            chosen, token.propensity, item.uid, context, {}, None, False,
+        )  # fmt: skip
+        if token.arm and item.reward is not None:
+            event = self._event(item, decision, {})
+            self._append(_key(token), item.uid, event, token, done)
+        elif item.row is None:
+            raise _resend("the decision behind this query id was lost")
+        else:
+            self._evaluate(item, item.row, models, token, decision, done)
+
+    def _asks(self, item: Item) -> bool:
+        """Whether the policy learns from the context; it must have come again then."""
+        if self._learner.policy.contextual and item.context is None:
+            raise _resend("the decision behind this query id was lost")
+        return self._learner.policy.contextual
+
+    def _evaluate(
+        self,
+        item: Item,
+        row: Row,
+        models: Mapping[Arm, Model],
+        token: QueryToken,
+        decision: Decision,
+        done: FeedbackDone,
+    ) -> None:
+        def evaluated(outputs: dict[Arm, bytes | str]) -> None:
+            try:
+                if not outputs:
+                    raise Unavailable("no model could evaluate the input of the feedback")
+                if decision.chosen and decision.answer is None:
+                    decision.answer = outputs.get(decision.chosen[0])
+                event = self._event(item, decision, outputs)
+                self._append(_key(token), decision.uid, event, token, done)
+            except ClipperError as failed:
+                done(False, failed)
+
+        Evaluation(self._application, row, models, self._clock.now(), evaluated)
+
+    # -- on an input --------------------------------------------------------------------
+
+    def _by_input(self, item: Item, done: FeedbackDone) -> None:
+        policy = self._learner.policy
+        if item.row is None or item.label is msgspec.UNSET:
+            raise InvalidInput(
+                "Expected $.query_id, or $.input with $.label (a reward needs a query_id)"
+            )
+        if not policy.full_information:
+            raise InvalidInput(
+                f"policy {policy.name} learns from its own decisions alone: "
+                "give $.query_id instead of $.input"
+            )
+        arms = self._application.arms
+        if not arms:
+            raise Unavailable("the application has no models to learn about")
+        row = item.row
+        digest = hashlib.blake2b(row.payload, digest_size=16).hexdigest()
+
+        def evaluated(outputs: dict[Arm, bytes | str]) -> None:
+            try:
+                if not outputs:
+                    raise Unavailable("no model could evaluate the input of the feedback")
+                event = self._said(item)
+                event.arms, event.input = tuple(arms), digest
+                event.policy = self._learner.generation
+                self._judge(event, item.label, outputs)
+                key = None if item.feedback_id is None else f"f:{item.feedback_id}"
+                self._append(key, item.uid, event, None, done)
+            except ClipperError as failed:
+                done(False, failed)
+
+        Evaluation(self._application, row, arms, self._clock.now(), evaluated)
+
+    # -- what it means ------------------------------------------------------------------
+
+    def _said(self, item: Item) -> events.Feedback:
+        label = None if item.label is msgspec.UNSET else item.label
+        return events.Feedback(label=label, reward=item.reward)
+
+    def _event(
+        self, item: Item, decision: Decision, outputs: Mapping[Arm, bytes | str]
+    ) -> events.Feedback:
+        """What the log will hold of feedback on this decision."""
+        event = self._said(item)
+        event.arms, event.chosen = decision.arms, decision.chosen
+        event.propensity, event.context = decision.propensity, decision.context
+        event.policy = decision.generation
+        if item.reward is not None:
+            event.loss = 1.0 - item.reward
+            if decision.ensemble:
+                event.losses = reward_losses(
+                    item.reward, list(outputs), decision.chosen, self._application.loss
+                )
+            elif decision.chosen:
+                event.losses = {decision.chosen[0]: event.loss}
+            return event
+        self._judge(event, item.label, outputs)
+        event.loss = self._loss_of_answer(item.label, decision)
+        if decision.failed and decision.chosen:
+            event.losses = {decision.chosen[0]: event.loss}
+        return event
+
+    def _judge(
+        self, event: events.Feedback, label: Any, outputs: Mapping[Arm, bytes | str]
+    ) -> None:
+        """The losses of these outputs under a label."""
+        loss, value = self._application.loss, self._application.rendering.value
+        values = {arm: value(output) for arm, output in outputs.items()}
+        event.losses = {arm: loss(label, found) for arm, found in values.items()}
+        if self._learner.policy.needs_outputs:
+            event.outputs = values
+
+    def _loss_of_answer(self, label: Any, decision: Decision) -> float:
+        rendering, loss = self._application.rendering, self._application.loss
+        if decision.answer is not None:
+            return loss(label, rendering.value(decision.answer))
+        if rendering.default is None:
+            return 1.0
+        try:  # the arm failed, so its answer was the default output
+            return loss(label, msgspec.json.decode(rendering.default))
+        except InvalidInput:
+            return 1.0  # which this loss cannot judge
+
+    def _arm(self, generation: int) -> Arm:
+        for arm in self._application.arms:
+            if generation_of(arm) == generation:
+                return arm
+        for model in self._application.reachable:
+            if model.record.generation == generation:
+                return make_arm(model.id, generation)
+        return make_arm(ModelId("deleted", ""), generation)
+
+    def _models(self, arms: tuple[Arm, ...]) -> dict[Arm, Model]:
+        """The models of these arms, which must be there to be evaluated."""
+        by_generation = {m.record.generation: m for m in self._application.reachable}
+        found = {arm: by_generation.get(generation_of(arm)) for arm in arms}
+        models = {arm: model for arm, model in found.items() if model is not None}
+        if len(models) < len(arms):
+            raise Conflict("the model version that answered is not deployed any more")
+        return models
+
+    # -- the log ------------------------------------------------------------------------
+
+    def _append(
+        self,
+        key: str | None,
+        uid: str | None,
+        event: events.Feedback,
+        token: QueryToken | None,
+        done: FeedbackDone,
+    ) -> None:
+        event.decided = 0.0 if token is None else float(token.issued)
+        body = events.encode(event)
+        if len(body) > LARGEST:
+            raise PayloadTooLarge(
+                f"an entry of {len(body)} bytes is more than the log takes ({LARGEST})"
+            )
+        number, user, person = self._application.number, None, None
+        if uid is not None and self._learner.policy.personal:
+            users = self._learner.users
+            user = users.get(uid)
+            if user is None and users.may_be_kept(uid):
+                user = users.put(uid, None)
+            if user is not None:
+                user.pins += 1
+                if user.experience is None:
+                    person = Person(number, uid)
+        entry = Entry(number, key, uid, self._clock.wall(), body)
+        self._journal.append(
+            entry, person, partial(self._committed, entry, event, user, person, done)
+        )
+
+    def _committed(
+        self,
+        entry: Entry,
+        event: events.Feedback,
+        user: User | None,
+        person: Person | None,
+        done: FeedbackDone,
+        outcome: int | Logged | None,
+        kept: bytes | None,
+        error: Exception | None,
+    ) -> None:
+        if user is not None:
+            user.pins -= 1
+        if outcome is None:
+            done(False, _told(error))
+            return
+        if person is not None and entry.uid is not None:
+            self._learner.admit(entry.uid, kept)
+        if isinstance(outcome, Logged):
+            before = events.decode(outcome.entry.body)
+            if isinstance(before, events.Feedback) and event.says(before):
+                done(True, None)
+            else:
+                done(False, Conflict("other feedback was given on this query before"))
+            return
+        self._learner.apply(outcome, entry.uid, event)
+        self._application.stats.feedback += 1
+        self._application.judge()
+        done(False, None)
+
+
+def _key(token: QueryToken) -> str:
+    return f"{token.nonce:x}.{token.row:x}"
+
+
+def _resend(why: str) -> ResendInput:
+    return ResendInput(f"{why}; send the feedback again with the query's input and context")
+
+
+def _told(error: Exception | None) -> ClipperError:
+    if isinstance(error, ClipperError):
+        return error
+    return Unavailable("the feedback log takes no entries at present")

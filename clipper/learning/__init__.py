@@ -1,0 +1,1 @@
+"""Feedback: joining it with decisions, the log it is kept in, and what follows from it."""

@@ -1,0 +1,67 @@
+"""What the feedback log holds, as JSON, one struct for each kind of entry.
+
+The log holds everything that a state follows from and nothing that could be computed
+otherwise tomorrow: losses, not the function that made them; propensities as they were.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from clipper.records import PolicySettings
+from clipper.selection.policy import Arm, Observation
+
+
+class Feedback(msgspec.Struct, omit_defaults=True, tag="feedback", tag_field="kind"):
+    """Feedback on one query. `label`, `reward` and `input` (a digest) are what the client
+    said, the others what it meant; see clipper.selection.policy.Observation."""
+
+    arms: tuple[Arm, ...] = ()
+    losses: dict[Arm, float] = {}
+    chosen: tuple[Arm, ...] = ()
+    propensity: float = 1.0
+    loss: float | None = None
+    context: Any = None
+    outputs: dict[Arm, Any] | None = None
+    label: Any = None
+    reward: float | None = None
+    input: str | None = None
+    policy: int = 0  # the generation that decided
+    decided: float = 0.0  # seconds since the epoch
+
+    def observation(self) -> Observation:
+        return Observation(
+            self.arms, self.losses, self.chosen, self.propensity, self.loss, self.context,
+            self.outputs, self.label,
+        )  # fmt: skip
+
+    def says(self, other: Feedback) -> bool:
+        """Whether both hold the same words of a client."""
+        return (
+            self.label == other.label
+            and self.reward == other.reward
+            and self.input == other.input
+        )
+
+
+class PolicyChange(msgspec.Struct, tag="policy", tag_field="kind"):
+    """From here on the application chooses by another policy, or with other options."""
+
+    generation: int
+    settings: PolicySettings
+    before: PolicySettings | None = None
+
+
+class Halt(msgspec.Struct, tag="halt", tag_field="kind"):
+    """A guard took an arm out: a canary rolled itself back."""
+
+    arm: Arm
+    reason: str
+
+
+Event: TypeAlias = Feedback | PolicyChange | Halt
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Event).decode

@@ -1,0 +1,99 @@
+"""What one person's feedback has taught, or everybody's: a policy's state and the score.
+
+An experience is a pure fold over entries of the feedback log. It changes by `observe`
+and `adopt` alone and is packed to bytes that give it back bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from clipper.selection.policy import (
+    MOST_ARMS,
+    Arm,
+    Observation,
+    SelectionPolicy,
+    State,
+    Total,
+)
+
+_NOTHING = Total(0.0, 0.0)
+
+_ARRAY = 1  # msgpack's extension type for a numpy array
+
+
+class Experience:
+    """A policy's state, and how often each arm's loss was learned and its sum.
+
+    `policy` names the policy whose state it is. `seq` is the last entry in it.
+    """
+
+    # All mutable state.
+    __slots__ = ("policy", "seq", "state", "totals")
+
+    def __init__(self, policy: SelectionPolicy) -> None:
+        self.policy = policy.name
+        self.state: State = policy.init()
+        self.totals: dict[Arm, Total] = {}
+        self.seq = 0
+
+    def observe(self, policy: SelectionPolicy, seen: Observation, seq: int) -> None:
+        """Learn from entry `seq`; an entry that is in already changes nothing."""
+        if seq <= self.seq:
+            return
+        self.seq = seq
+        self.adopt(policy)
+        self._count(seen)
+        if policy.learns and (seen.losses or seen.loss is not None):
+            self.state = policy.observe(self.state, seen)
+
+    def adopt(self, policy: SelectionPolicy) -> None:
+        """Go on under this policy. Its own state is kept if it has one; another's is
+        replaced by what the policy makes of the score."""
+        if self.policy != policy.name:
+            self.policy = policy.name
+            self.state = policy.begin(self.totals)
+
+    def _count(self, seen: Observation) -> None:
+        losses = seen.losses
+        if not losses and seen.loss is not None and len(seen.chosen) == 1:
+            losses = {seen.chosen[0]: seen.loss}
+        for arm, loss in losses.items():
+            before = self.totals.pop(arm, _NOTHING)
+            self.totals[arm] = Total(before.count + 1, before.loss + loss)  # newest last
+        while len(self.totals) > MOST_ARMS:
+            del self.totals[next(iter(self.totals))]
+
+    def pack(self) -> bytes:
+        return _encode([self.policy, self.seq, self.state, self.totals])
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Experience:
+        self = cls.__new__(cls)
+        self.policy, self.seq, self.state, totals = _decode(data)
+        self.totals = {arm: Total(*total) for arm, total in totals.items()}
+        return self
+
+
+def _to_extension(value: Any) -> msgspec.msgpack.Ext:
+    if isinstance(value, np.ndarray):
+        head = msgspec.msgpack.encode([value.dtype.str, value.shape])
+        return msgspec.msgpack.Ext(_ARRAY, bytes([len(head)]) + head + value.tobytes())
+    if isinstance(value, np.generic):  # a number that was taken out of an array
+        raise NotImplementedError("a policy's state holds a numpy scalar; use float()")
+    raise NotImplementedError(f"a policy's state holds a {type(value).__name__}")
+
+
+def _from_extension(code: int, data: memoryview) -> Any:
+    if code != _ARRAY:
+        raise ValueError(f"unknown extension {code}")
+    end = 1 + data[0]
+    dtype, shape = msgspec.msgpack.decode(data[1:end])
+    return np.frombuffer(data[end:], dtype).reshape(shape).copy()
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_to_extension).encode
+_decode = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode

@@ -1,0 +1,153 @@
+"""What one application has learned: a fold over its entries of the feedback log.
+
+Invariant: states change by `apply` alone, in the order of the log, after the commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from clipper.errors import InvalidInput
+from clipper.learning.bloom import Bloom
+from clipper.learning.events import Event, Feedback, Halt, PolicyChange
+from clipper.learning.experience import Experience
+from clipper.learning.users import User, Users
+from clipper.records import PolicySettings
+from clipper.selection.policy import Arm, SelectionPolicy, State, Total
+from clipper.selection.registry import make_policy
+
+logger = logging.getLogger(__name__)
+
+
+class Learner:
+    """The policy of one application, the population's experience and its users'."""
+
+    def __init__(
+        self,
+        application: int,
+        generation: int,
+        settings: PolicySettings,
+        known: Bloom,
+        most_users: int,
+    ) -> None:
+        self.application = application
+        # All mutable state beside the users: the policy as of the last entry, why it
+        # cannot be had (None if it can), the population, its version, which rises with
+        # what is learned, arms that a guard took out with the reason, and how many
+        # entries came since the last snapshot, and since when.
+        self.users = Users(application, known, most_users)
+        self.missing: str | None = None
+        self.set_policy(generation, settings)
+        self.population = Experience(self.policy)
+        self.version = 0
+        self.halted: dict[Arm, str] = {}
+        self.unsaved = 0
+        self.unsaved_since: float | None = None
+
+    def __repr__(self) -> str:
+        seq, users = self.population.seq, len(self.users)
+        return f"<Learner {self.policy.name} seq={seq} users={users}>"
+
+    def set_policy(self, generation: int, settings: PolicySettings) -> None:
+        """Choose by this policy from now on; states follow with `apply`."""
+        self.generation = generation
+        self.settings = settings
+        self.policy: SelectionPolicy
+        try:
+            self.policy = make_policy(settings)
+            self.missing = None
+        except InvalidInput as error:
+            # a program's own policy that it did not add this time: what it learned must
+            # not be overwritten, and predictions go on
+            self.missing = str(error)
+            self.policy = make_policy(PolicySettings())
+            logger.error(
+                "the first model answers, and no feedback is taken: %s", self.missing
+            )
+
+    @property
+    def sticky(self) -> bool:
+        """Whether a user's draw is always the same."""
+        return getattr(self.policy, "sticky", False)
+
+    # -- the fold -----------------------------------------------------------------------
+
+    def apply(self, seq: int, uid: str | None, event: Event) -> None:
+        """Take one entry over. The experience of its user must be in memory by then."""
+        if isinstance(event, Feedback):
+            self._learn(seq, uid, event)
+        elif isinstance(event, PolicyChange):
+            self.set_policy(event.generation, event.settings)
+            self.population.adopt(self.policy)
+            self.halted = {}
+        elif isinstance(event, Halt):
+            self.halted[event.arm] = event.reason
+        self.population.seq = max(self.population.seq, seq)
+        self.version += 1
+        self.unsaved += 1
+
+    def _learn(self, seq: int, uid: str | None, event: Feedback) -> None:
+        seen = event.observation()
+        if seq <= self.population.seq:  # it is in the population's snapshot already
+            return
+        self.population.observe(self.policy, seen, seq)
+        if uid is None or not self.policy.personal:
+            return
+        user = self.users.get(uid)
+        if user is None or user.experience is None:
+            user = self.admit(uid, None)
+        assert user.experience is not None
+        user.experience.observe(self.policy, seen, seq)
+        user.dirty = True
+        user.version += 1
+
+    def admit(self, uid: str, kept: bytes | None) -> User:
+        """A user's experience as it was kept, or a new one; now it is in memory."""
+        experience = Experience(self.policy) if kept is None else Experience.unpack(kept)
+        self.users.count(uid)
+        user = self.users.get(uid)
+        if user is None:
+            return self.users.put(uid, experience)
+        if user.experience is None:
+            user.experience = experience
+        return user
+
+    # -- snapshots ----------------------------------------------------------------------
+
+    def pack(self) -> bytes:
+        """Everything but the users."""
+        return msgspec.msgpack.encode(
+            [self.generation, self.settings, self.halted, self.population.pack()]
+        )
+
+    def unpack(self, data: bytes) -> None:
+        generation, settings, self.halted, population = msgspec.msgpack.decode(
+            data, type=tuple[int, PolicySettings, dict[Arm, str], bytes]
+        )
+        self.set_policy(generation, settings)
+        self.population = Experience.unpack(population)
+        self.version += 1
+
+    # -- what follows from it -----------------------------------------------------------
+
+    def state_for(self, user: User | None) -> State:
+        """What a choice follows from: the population's state, or a user's own with the
+        population's as its prior. Not to be changed."""
+        population = self.population
+        if user is None or user.experience is None or not self.policy.personal:
+            return population.state
+        own = user.experience
+        state = own.state
+        if own.policy != self.policy.name:
+            state = self.policy.begin(own.totals)
+        return self.policy.blend(population.state, state)
+
+    def score(self, arms: Sequence[Arm], user: User | None = None) -> list[Total]:
+        """How often each arm's loss was learned, and the sum."""
+        experience = self.population
+        if user is not None and user.experience is not None:
+            experience = user.experience
+        return [experience.totals.get(arm, Total(0.0, 0.0)) for arm in arms]

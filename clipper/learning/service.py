@@ -1,0 +1,263 @@
+"""What learning needs of a server: the log, decisions, and the learners' way to disk.
+
+One for an engine. It brings learners back at the start, keeps snapshots of them so that
+the next start is short, and drops what is too old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from clipper.clock import Clock
+from clipper.config import LearningSettings
+from clipper.errors import ClipperError, StoreError
+from clipper.learning import events
+from clipper.learning.bloom import Bloom
+from clipper.learning.decisions import Decisions
+from clipper.learning.journal import Journal
+from clipper.learning.learner import Learner
+from clipper.learning.users import User
+from clipper.records import ApplicationRecord, PolicySettings
+from clipper.store.base import Entry, FeedbackLog, Logged, Person, Snapshot
+
+logger = logging.getLogger(__name__)
+
+# A snapshot is due after this many entries or seconds, whichever comes first.
+SNAPSHOT_ENTRIES = 10_000
+SNAPSHOT_SECONDS = 30.0
+SLICE = 200  # users that are packed in one turn of the loop
+PAGE = 5000  # users that are counted in one turn
+PRUNE_SECONDS = 600.0
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class Learning:
+    """The learners of all applications, by number."""
+
+    def __init__(
+        self,
+        log: FeedbackLog,
+        clock: Clock,
+        settings: LearningSettings,
+        *,
+        call_soon: Callable[[Callable[[], None]], object],
+        call_later: Callable[[float, Callable[[], None]], object],
+        spawn: Spawn,
+    ) -> None:
+        self.log = log
+        self.journal = Journal(log, call_soon)
+        self.decisions = Decisions(log, clock, call_later, spawn)
+        self._clock = clock
+        self._settings = settings
+        self._spawn = spawn
+        # All mutable state beside the above: learners; who may have a kept state; the
+        # learners whose snapshot is being kept; when old entries were last dropped.
+        self.learners: dict[int, Learner] = {}
+        self._known = Bloom()
+        self._saving: set[int] = set()
+        self._pruned = clock.now()
+
+    def __repr__(self) -> str:
+        return f"<Learning learners={len(self.learners)} {self.decisions!r}>"
+
+    # -- learners -----------------------------------------------------------------------
+
+    def begin(self, record: ApplicationRecord) -> Learner:
+        """The learner of an application; a new one has learned nothing."""
+        learner = self.learners.get(record.number)
+        if learner is None:
+            learner = self._make(record.number, record.policy_generation, record.policy)
+            learner.users.counted = True
+        return learner
+
+    def _make(self, number: int, generation: int, policy: PolicySettings) -> Learner:
+        learner = self.learners[number] = Learner(
+            number, generation, policy, self._known, self._settings.users_in_memory
+        )
+        return learner
+
+    async def restore(self, record: ApplicationRecord) -> None:
+        """Fold what the log holds of an application."""
+        kept = await self.log.learned(record.number)
+        learner = self._make(record.number, record.policy_generation, record.policy)
+        if kept.state is not None:
+            learner.unpack(kept.state)
+        elif kept.entries:
+            # what the first policy was, the first change of policy says
+            self._begin_with(learner, kept.entries, record)
+        for seq, entry in kept.entries:
+            if entry.uid is not None:
+                await self._warm(learner, entry.uid)
+            learner.apply(seq, entry.uid, events.decode(entry.body))
+        if learner.unsaved:
+            learner.unsaved_since = self._clock.now()
+        await self._count_users(learner)
+        self.follow_policy(record)
+
+    def _begin_with(
+        self, learner: Learner, entries: list[Logged], record: ApplicationRecord
+    ) -> None:
+        for _, entry in entries:
+            event = events.decode(entry.body)
+            if isinstance(event, events.PolicyChange) and event.before is not None:
+                learner.set_policy(event.generation - 1, event.before)
+                return
+
+    async def _warm(self, learner: Learner, uid: str) -> None:
+        if learner.users.get(uid) is None:
+            kept = await self.log.state_of(Person(learner.application, uid))
+            learner.admit(uid, kept)
+
+    async def _count_users(self, learner: Learner) -> None:
+        after = None
+        while page := await self.log.uids(learner.application, after, PAGE):
+            for uid in page:
+                learner.users.count(uid)
+            after = page[-1]
+            await asyncio.sleep(0)
+        learner.users.counted = True
+
+    def load(self, learner: Learner, uid: str, done: Callable[[], None]) -> None:
+        """Bring a user's kept experience to memory, and tell."""
+
+        async def load() -> None:
+            try:
+                kept = await self.log.state_of(Person(learner.application, uid))
+                learner.admit(uid, kept)
+            except ClipperError as error:
+                logger.warning("a user's experience cannot be read: %s", error)
+                learner.users.remove(uid)
+            done()
+
+        learner.users.put(uid, None)
+        self._spawn(load())
+
+    # -- changes ------------------------------------------------------------------------
+
+    def follow_policy(
+        self, record: ApplicationRecord, done: Callable[[], None] = lambda: None
+    ) -> None:
+        """Go on under the record's policy, once that is in the log."""
+        learner = self.learners[record.number]
+        if learner.generation == record.policy_generation:
+            return
+        self._log(
+            learner,
+            events.PolicyChange(record.policy_generation, record.policy, learner.settings),
+            f"policy:{record.policy_generation}",
+            done,
+        )
+
+    def halt(
+        self, learner: Learner, arm: str, reason: str, done: Callable[[], None]
+    ) -> None:
+        """Take an arm out, for good, or until the policy is set anew."""
+        self._log(learner, events.Halt(arm, reason), None, done)
+
+    def _log(
+        self,
+        learner: Learner,
+        event: events.Event,
+        key: str | None,
+        done: Callable[[], None],
+    ) -> None:
+        def committed(
+            outcome: int | Logged | None, kept: bytes | None, error: Exception | None
+        ) -> None:
+            if isinstance(outcome, int):
+                learner.apply(outcome, None, event)
+                done()
+            elif outcome is None:
+                logger.error("%r was not logged: %s", event, error)
+
+        entry = Entry(
+            learner.application, key, None, self._clock.wall(), events.encode(event)
+        )
+        self.journal.append(entry, None, committed)
+
+    async def forget(self, learner: Learner, uid: str) -> None:
+        """Delete a user's experience, and the uid from the log."""
+        await self.log.forget(Person(learner.application, uid))
+        learner.users.remove(uid)
+
+    async def drop(self, number: int) -> None:
+        """An application was deleted."""
+        self.learners.pop(number, None)
+        self.decisions.forget(number)
+        await self.log.drop(number)
+
+    # -- keeping ------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Called about once a second: begin the snapshots that are due, drop what is too
+        old."""
+        now = self._clock.now()
+        for number, learner in self.learners.items():
+            if not learner.unsaved or learner.missing is not None:
+                continue
+            if learner.unsaved_since is None:
+                learner.unsaved_since = now
+            due = learner.unsaved >= SNAPSHOT_ENTRIES
+            due = due or now - learner.unsaved_since >= SNAPSHOT_SECONDS
+            if due and number not in self._saving:
+                self._saving.add(number)
+                self._spawn(self._save(learner))
+        if now - self._pruned >= PRUNE_SECONDS:
+            self._pruned = now
+            self._spawn(self._prune())
+
+    async def close(self) -> None:
+        """Keep everything: the next start folds nothing."""
+        self.journal.flush()
+        self.decisions.flush()
+        for learner in list(self.learners.values()):
+            if learner.unsaved and learner.missing is None:
+                self._saving.add(learner.application)
+                await self._save(learner)
+
+    async def _save(self, learner: Learner) -> None:
+        """Keep a snapshot in slices. Users first: each state says which entries are in it,
+        so those of a snapshot that was cut short are of use all the same."""
+        number, seq = learner.application, learner.population.seq
+        population, unsaved = learner.pack(), learner.unsaved
+        learner.unsaved_since = None
+        try:
+            dirty = [(uid, user) for uid, user in learner.users if user.dirty]
+            for start in range(0, len(dirty), SLICE):
+                await self._save_users(learner, dirty[start : start + SLICE])
+            await self._keep(number, seq, {None: population})
+            learner.unsaved -= unsaved
+        except StoreError as error:
+            logger.error("a snapshot of what was learned was not kept: %s", error)
+        except ClipperError as error:
+            logger.warning("a snapshot of what was learned has to wait: %s", error)
+        finally:
+            self._saving.discard(number)
+
+    async def _save_users(self, learner: Learner, users: list[tuple[str, User]]) -> None:
+        states: dict[str | None, bytes] = {}
+        packed = []
+        for uid, user in users:
+            if user.experience is not None:
+                states[uid] = user.experience.pack()
+                packed.append((user, user.version))
+        await self._keep(learner.application, learner.population.seq, states)
+        for user, version in packed:
+            user.dirty = user.version != version
+
+    async def _keep(self, number: int, seq: int, states: dict[str | None, bytes]) -> None:
+        most = self._settings.users_on_disk
+        await self.log.save(Snapshot(number, seq, states), most)
+
+    async def _prune(self) -> None:
+        settings = self._settings
+        try:
+            await self.log.prune(
+                self._clock.wall() - settings.retention_seconds, settings.decision_bytes
+            )
+        except ClipperError as error:
+            logger.warning("old entries of the logs were not dropped: %s", error)

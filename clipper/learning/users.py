@@ -1,0 +1,84 @@
+"""The users of one application whose experience is in memory, the others on disk."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from clipper.learning.bloom import Bloom
+from clipper.learning.experience import Experience
+
+_LOOKED_AT = 8  # how many users an eviction looks at before it lets memory grow instead
+
+
+class User:
+    """One user. `experience` is None while it is read from the disk; `compiled` is for
+    whoever chooses by it."""
+
+    __slots__ = ("compiled", "dirty", "experience", "pins", "version")
+
+    def __init__(self, experience: Experience | None) -> None:
+        self.experience = experience
+        self.pins = 0  # feedback on its way to the log
+        self.dirty = False  # learned since the last snapshot
+        self.version = 0  # rises with what is learned
+        self.compiled: Any = None
+
+
+class Users:
+    """Keeps the users that were asked for last; those with something unsaved stay.
+
+    `known` tells who may have a kept state; until the kept ones were counted in, anybody
+    may.
+    """
+
+    def __init__(self, application: int, known: Bloom, most: int) -> None:
+        self._application = application
+        self._known = known
+        self._most = most
+        # All mutable state beside the above: users, the one asked for last at the end, and
+        # whether all that are kept were told to `known`.
+        self._users: OrderedDict[str, User] = OrderedDict()
+        self.counted = False
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def __iter__(self) -> Iterator[tuple[str, User]]:
+        return iter(self._users.items())
+
+    def get(self, uid: str) -> User | None:
+        """The user, if the experience is in memory or on its way there."""
+        user = self._users.get(uid)
+        if user is not None:
+            self._users.move_to_end(uid)
+        return user
+
+    def may_be_kept(self, uid: str) -> bool:
+        return not self.counted or (self._application, uid) in self._known
+
+    def count(self, uid: str) -> None:
+        """A user has a kept state, or will have one."""
+        self._known.add((self._application, uid))
+
+    def put(self, uid: str, experience: Experience | None) -> User:
+        """Take a user into memory; None where the experience will follow."""
+        user = self._users[uid] = User(experience)
+        self._users.move_to_end(uid)
+        self._evict()
+        return user
+
+    def remove(self, uid: str) -> None:
+        self._users.pop(uid, None)
+
+    def _evict(self) -> None:
+        for _ in range(_LOOKED_AT):
+            if len(self._users) <= self._most:
+                return
+            uid = next(iter(self._users))
+            user = self._users[uid]
+            if user.dirty or user.pins or user.experience is None:
+                self._users.move_to_end(uid)
+            else:
+                del self._users[uid]

@@ -1,0 +1,95 @@
+"""Shadows of a query: models that are asked after the answer, and compared with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipper.evaluation import SECONDS
+from clipper.inputs import Row
+from clipper.metrics import Histogram, time_buckets
+from clipper.selection.losses import same
+from clipper.selection.policy import Arm
+from clipper.values import Output, RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clipper.application import Application
+    from clipper.choosing import Choice
+    from clipper.query import BatchQuery, BatchReceiver, Query, Receiver
+
+
+class Comparison:
+    """What became of the queries that a shadow was asked for. Plain counters."""
+
+    def __init__(self) -> None:
+        self.agreed = 0
+        self.differed = 0
+        self.failed = 0
+        self.latency = Histogram(time_buckets())
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of its outputs that were the answer; None before the first."""
+        compared = self.agreed + self.differed
+        return self.agreed / compared if compared else None
+
+
+class Shadowed:
+    """Takes an answer in the receiver's place: hands it on, then asks the shadows."""
+
+    __slots__ = ("_application", "_receiver", "_rows")
+
+    def __init__(
+        self,
+        application: Application,
+        receiver: Receiver | BatchReceiver,
+        rows: Sequence[Row],
+    ) -> None:
+        self._application = application
+        self._receiver = receiver
+        self._rows = rows
+
+    def query_settled(self, query: Query) -> None:
+        self._receiver.query_settled(query)  # type: ignore[union-attr]
+        self._ask(query.choice, [query.output])
+
+    def batch_settled(self, batch: BatchQuery) -> None:
+        self._receiver.batch_settled(batch)  # type: ignore[union-attr]
+        self._ask(batch.choice, batch.outputs)
+
+    def _ask(self, choice: Choice, outputs: Sequence[Output | None]) -> None:
+        application, now = self._application, self._application.now()
+        for row, output in zip(self._rows, outputs, strict=True):
+            if output is None or isinstance(output, RowError):
+                continue  # nothing to compare with
+            for arm, model in choice.shadows:
+                seat = _Seat(application, arm, output, now)
+                application.ask(model, row, now + SECONDS, seat)
+
+
+class _Seat:
+    """Waits for a shadow's output."""
+
+    __slots__ = ("_answer", "_arm", "_asked", "source")
+
+    def __init__(
+        self, application: Application, arm: Arm, answer: bytes | str, asked: float
+    ) -> None:
+        self.source = application
+        self._arm = arm
+        self._answer = answer
+        self._asked = asked
+
+    def job_done(self, output: Output) -> None:
+        application = self.source
+        comparison = application.comparisons.setdefault(self._arm, Comparison())
+        if isinstance(output, RowError):
+            comparison.failed += 1
+            return
+        comparison.latency.observe(application.now() - self._asked)
+        value = application.rendering.value
+        if output == self._answer or same(value(output), value(self._answer)):
+            comparison.agreed += 1
+        else:
+            comparison.differed += 1

@@ -262,7 +262,7 @@ class PolicyContract:
             first = shares(policy, state, ARMS, context)
             assert shares(policy, state, ARMS, context) == first
         if isinstance(policy, SingleChoice):
-            assert set(policy.shadows(state, ARMS)) <= set(ARMS)
+            assert set(policy.shadows(ARMS)) <= set(ARMS)
         if policy.personal:
             policy.blend(other, state)
         assert (pack(state), pack(other)) == (before, before_other)

@@ -356,6 +356,11 @@ class PolicyContract:
         if not policy.personal:
             return
         population = data.draw(self.states(policy))
+        context = self.features(policy)[0]
+        for turn in range(60):  # more than a prior counts for
+            arm, loss = ARMS[turn % 3], float(turn % 5 == 0)
+            seen = self.choice(policy, ARMS[:5], arm, loss, 0.2, context)
+            population = policy.observe(population, seen)
         mixed = policy.blend(population, policy.init())
         for context in self.features(policy):
             assert shares(policy, mixed, ARMS[:5], context) == pytest.approx(

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+
+from clipper.selection.canary import Canary, wilson
+from clipper.selection.policy import Score, SelectionPolicy, Total
+
+from .contract import ARMS, PolicyContract
+
+STABLE, NEW = "m:1#1", "m:2#2"
+NOTHING = Total(0.0, 0.0)
+
+
+def canary(**options: object) -> Canary:
+    weights = {"m:1": 0.9, "m:2": 0.1}
+    return Canary(Canary.Options(**{"weights": weights, **options}))  # type: ignore[arg-type]
+
+
+class TestCanary(PolicyContract):
+    @staticmethod
+    def make() -> SelectionPolicy:
+        weights = {arm.partition("#")[0]: 1.0 + n for n, arm in enumerate(ARMS)}
+        return Canary(Canary.Options(weights=weights))
+
+
+def test_versions_get_their_weights() -> None:
+    policy = canary()
+    assert policy.candidates(["m"]) == ("m:1", "m:2")
+    assert policy.probabilities({}, [STABLE, NEW], None) == pytest.approx([0.9, 0.1])
+    assert policy.probabilities({}, [NEW], None) == [1.0]
+
+
+def test_the_stable_version_comes_first_whatever_it_weighs() -> None:
+    policy = canary(weights={"m:2": 0.8, "m:1": 0.2}, stable="m:1")
+    assert policy.candidates([]) == ("m:1", "m:2")
+
+
+def judge(policy: Canary, new: Score, stable: Score | None = None) -> str | None:
+    before = stable or Score(1000, 0, 0.010, Total(200, 10))
+    verdict = policy.judge({STABLE: before, NEW: new})
+    assert verdict is None or verdict.arm == NEW
+    return None if verdict is None else verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (Score(20, 10, 0.010, NOTHING), "it failed 10 of 20 queries (50.0%)"),
+        (Score(2000, 100, 0.010, NOTHING), "it failed 100 of 2000 queries"),
+        (Score(100, 0, 0.030, NOTHING), "latency is 30 ms, the stable version's 10 ms"),
+        (Score(100, 0, 0.010, Total(60, 30.0)), "mean loss is 0.500 over 60 pieces"),
+    ],
+)
+def test_who_does_worse_goes(score: Score, words: str) -> None:
+    reason = judge(canary(), score)
+    assert reason is not None and words in reason
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        Score(0, 0, None, NOTHING),
+        Score(5, 5, 0.010, NOTHING),  # too few to tell
+        Score(200, 1, 0.019, NOTHING),
+        Score(50, 0, 1.0, NOTHING),  # slow, but too few to tell
+        Score(200, 0, 0.010, Total(9, 9.0)),
+        Score(200, 0, 0.010, Total(60, 4.0)),
+    ],
+)
+def test_who_does_as_well_or_is_not_known_stays(score: Score) -> None:
+    assert judge(canary(), score) is None
+
+
+def test_a_guard_can_be_off() -> None:
+    policy = canary(max_failures=None, max_latency=None, max_loss=None)
+    assert judge(policy, Score(1000, 1000, 9.0, Total(1000, 1000.0))) is None
+
+
+def test_a_stable_version_that_fails_as_well_excuses_the_new_one() -> None:
+    both = Score(1000, 300, 0.010, NOTHING)
+    assert judge(canary(), both, both) is None
+
+
+def test_without_a_stable_version_nobody_is_judged() -> None:
+    assert canary().judge({NEW: Score(1000, 1000, 1.0, NOTHING)}) is None
+
+
+def test_the_interval_is_wilsons() -> None:
+    low, high = wilson(0, 10)
+    assert low == pytest.approx(0, abs=1e-12) and 0.2 < high < 0.5
+    assert wilson(5, 10)[0] + wilson(5, 10)[1] == pytest.approx(1.0)

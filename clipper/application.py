@@ -196,7 +196,7 @@ class Application:
             if version is None and self._standing is not None
             else self._choose(subject, version, arrived)
         )
-        query = Query(self, receiver, choice, subject.uid, arrived, deadline)
+        query = Query(self, receiver, choice, subject, arrived, deadline)
         model = choice.model
         if model is None or choice.shadows or not model.connected:
             return self._submit_otherwise(query, row, cache)
@@ -267,7 +267,7 @@ class Application:
         """Wait for a user's experience, at most half of the time there is; then choose by
         what is there."""
         arrived = self._now()
-        query = Query(self, receiver, self._nobody, subject.uid, arrived, deadline)
+        query = Query(self, receiver, self._nobody, subject, arrived, deadline)
         begun = False
 
         def begin() -> None:
@@ -388,7 +388,7 @@ class Application:
         arrived = self._now()
         deadline = arrived + self._budget(deadline_ms)
         choice = self._choose(subject, version, arrived)
-        batch = BatchQuery(self, receiver, choice, subject.uid, arrived, deadline, rows)
+        batch = BatchQuery(self, receiver, choice, subject, arrived, deadline, rows)
         if not rows:
             batch.finish()
         elif not any(m.connected for m in choice.models) or (
@@ -507,14 +507,14 @@ class Application:
         size = len(output) if type(output) is bytes else 64
         made = _new(
             Made,
-            (self.number, query.choice, query.uid, output if panel is None else panel),
+            (self.number, query.choice, query.subject, output if panel is None else panel),
         )
         self._decisions.keep(self._ids.nonce, made, size, self._durable)
 
     def keep_batch(self, batch: BatchQuery) -> None:
         outputs = batch.panels or batch.outputs
         size = sum([len(o) if type(o) is bytes else 64 for o in batch.outputs])
-        made = Made(self.number, batch.choice, batch.uid, outputs)
+        made = Made(self.number, batch.choice, batch.subject, outputs)
         self._decisions.keep(self._ids.nonce, made, size, self._durable)
 
     def prediction(self, query: Query) -> Prediction:

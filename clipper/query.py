@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clipper.application import Application
     from clipper.choosing import Choice
     from clipper.panel import Panel
+    from clipper.selection.policy import Subject
 
 NO_MODEL = RowError("no_model", "No connected models found for query")
 
@@ -35,7 +36,7 @@ class Query:
 
     __slots__ = (
         "application", "arrived", "choice", "deadline", "job", "output", "panel",
-        "receiver", "settled", "uid",
+        "receiver", "settled", "subject",
     )  # fmt: skip
 
     def __init__(
@@ -43,14 +44,14 @@ class Query:
         application: Application,
         receiver: Receiver,
         choice: Choice,
-        uid: str | None,
+        subject: Subject,
         arrived: float,
         deadline: float,
     ) -> None:
         self.application = application
         self.receiver = receiver
         self.choice = choice
-        self.uid = uid
+        self.subject = subject
         self.arrived = arrived
         self.deadline = deadline
         self.job: Job | None = None
@@ -110,7 +111,7 @@ class BatchQuery:
 
     __slots__ = (
         "_left", "application", "arrived", "blocks", "choice", "deadline", "jobs",
-        "outputs", "panels", "receiver", "settled", "uid",
+        "outputs", "panels", "receiver", "settled", "subject",
     )  # fmt: skip
 
     def __init__(
@@ -118,7 +119,7 @@ class BatchQuery:
         application: Application,
         receiver: BatchReceiver,
         choice: Choice,
-        uid: str | None,
+        subject: Subject,
         arrived: float,
         deadline: float,
         rows: int,
@@ -126,7 +127,7 @@ class BatchQuery:
         self.application = application
         self.receiver = receiver
         self.choice = choice
-        self.uid = uid
+        self.subject = subject
         self.arrived = arrived
         self.deadline = deadline
         self.outputs: list[Output | None] = [None] * rows

@@ -71,6 +71,13 @@ class FakeLoop:
         heapq.heappush(self._timers, (timer.at, next(self._ticket), timer))
         return timer
 
+    async def work(self) -> None:
+        """Do what was spawned, and what that schedules."""
+        self.turn()
+        while self.spawned:
+            await self.spawned.pop(0)
+            self.turn()
+
     def turn(self) -> None:
         """Run what was scheduled, and what that schedules, until nothing is due."""
         while self._soon:
@@ -94,10 +101,12 @@ class FakeLoop:
 def fake_learning(
     clock: ManualClock, loop: FakeLoop, settings: LearningSettings | None = None
 ) -> Learning:
-    """Learning over a log in memory; what it would do in the background is kept in
+    """Learning over an open log in memory; what it would do in the background is kept in
     `loop.spawned`."""
+    log = MemoryStore()
+    log._open = True  # as open() does, which is a coroutine
     return Learning(
-        MemoryStore(),
+        log,
         clock,
         settings or LearningSettings(),
         call_soon=loop.call_soon,

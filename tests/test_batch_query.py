@@ -9,6 +9,7 @@ import pytest
 
 from clipper.batching.job import EXPIRED, Block, Job
 from clipper.query import BatchQuery, RowWaiter
+from clipper.selection.policy import Subject
 from clipper.values import Output, RowError
 
 FAILED = RowError("failed", "it failed")
@@ -38,7 +39,7 @@ class Receiver:
 def make(rows: int) -> tuple[BatchQuery, Receiver, Counts]:
     counts, receiver = Counts(), Receiver()
     anything: Any = counts
-    return BatchQuery(anything, receiver, anything, None, 0.0, 1.0, rows), receiver, counts
+    return BatchQuery(anything, receiver, anything, Subject(), 0.0, 1.0, rows), receiver, counts
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))

@@ -158,8 +158,8 @@ class PredictionAnswer(msgspec.Struct, omit_defaults=True):
         str, Meta(description="why it is; left out where a model answered")
     ] = ""
     confidence: Annotated[
-        float | UnsetType,
-        Meta(description="how sure an ensemble is of it, from 0 to 1", ge=0, le=1),
+        Annotated[float, Meta(ge=0, le=1)] | UnsetType,
+        Meta(description="how sure an ensemble is of it, from 0 to 1"),
     ] = UNSET
     missing: Annotated[
         list[str] | UnsetType,

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from clipper.choosing import Choice
     from clipper.learning.decisions import Made
 
-LARGEST_OUTPUT = 4096
+# Outputs and contexts past this many bytes are not kept; feedback with a label then brings
+# the input.
+LARGEST = 4096
 
 
 class Decision(msgspec.Struct):
@@ -29,7 +31,8 @@ class Decision(msgspec.Struct):
     ensemble's members. `chosen` are the arms whose output was the answer, with that
     answer's `propensity`. `outputs` holds what is known of the arms' outputs; under a
     single choice the chosen arm's is missing where it failed (`failed`), or was too large.
-    `context` is what the policy made of the query's.
+    `context` is what the policy made of the query's, or the query's own where it made
+    nothing of it.
     """
 
     application: int
@@ -76,6 +79,7 @@ class _Row(msgspec.Struct, array_like=True):
     choice: int
     uid: str | None
     results: list[_Result]  # one for each row of a batch
+    context: Any = None  # the query's own
 
 
 class _Body(msgspec.Struct, array_like=True):
@@ -107,11 +111,20 @@ def encode_chunk(decided: Sequence[tuple[int, Made]], at: float) -> Chunk:
                 nonce - first,
                 made.application,
                 number,
-                made.uid,
+                made.subject.uid,
                 [_result(output) for output in several],
+                _context(made),
             )
         )
     return Chunk(first, last, at, _encode(_Body(choices, rows)))
+
+
+def _context(made: Made) -> Any:
+    """The query's context, if it is worth keeping."""
+    context = made.subject.context
+    if context is None or made.choice.context is not None:
+        return None
+    return context if len(_encode(context)) <= LARGEST else None
 
 
 def _written(choice: Choice) -> _Choice:
@@ -128,11 +141,11 @@ def _written(choice: Choice) -> _Choice:
 def _result(output: Any) -> _Result:
     kind = type(output)
     if kind is bytes or kind is str:
-        return output if len(output) <= LARGEST_OUTPUT else None
+        return output if len(output) <= LARGEST else None
     texts = getattr(output, "texts", None)
     if texts is None:
         return False
-    kept = [text if text and len(text) <= LARGEST_OUTPUT else None for text in texts]
+    kept = [text if text and len(text) <= LARGEST else None for text in texts]
     answer = output.answer
     if output.agreeing and kept[output.agreeing[0]] == answer:
         answer = None
@@ -167,7 +180,7 @@ class DecodedChunk:
         if type(result) is list:
             result = msgspec.convert(result, _Panel)
         choice = self._choices[row.choice]
-        return _decision(row.application, choice, row.uid, result)
+        return _decision(row.application, choice, row.uid, row.context, result)
 
 
 def decode_chunk(chunk: Chunk) -> DecodedChunk:
@@ -184,11 +197,18 @@ def to_decision(made: Made, index: int) -> Decision | None:
         outputs = outputs[index]
     elif index:
         return None
-    return _decision(made.application, made.choice, made.uid, _result(outputs))
+    subject = made.subject
+    return _decision(
+        made.application, made.choice, subject.uid, subject.context, _result(outputs)
+    )
 
 
 def _decision(
-    application: int, choice: Choice | _Choice, uid: str | None, result: _Result
+    application: int,
+    choice: Choice | _Choice,
+    uid: str | None,
+    context: Any,
+    result: _Result,
 ) -> Decision:
     arms, ensemble = choice.arms, choice.index is None
     outputs: dict[Arm, bytes | str] = {}
@@ -211,8 +231,10 @@ def _decision(
         failed = result is False
         if not failed and result is not None:
             answer = result
-            outputs = dict.fromkeys(chosen, result)
+            for arm in chosen:
+                outputs[arm] = result
     return Decision(
         application, choice.generation, arms, tuple(choice.odds), ensemble, chosen,
-        propensity, uid, choice.context, outputs, answer, failed,
+        propensity, uid, context if choice.context is None else choice.context,
+        outputs, answer, failed,
     )  # fmt: skip

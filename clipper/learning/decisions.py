@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from clipper.clock import Clock
 from clipper.errors import ClipperError, Overloaded
 from clipper.learning.chunks import Decision, decode_chunk, encode_chunk, to_decision
+from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, FeedbackLog
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Made(NamedTuple):
 
     application: int
     choice: Choice
-    uid: str | None
+    subject: Subject
     outputs: Any
 
 

@@ -8,7 +8,7 @@ import fakes
 import msgspec
 import pytest
 
-from clipper.application import Application
+from clipper.application import NOBODY, Application
 from clipper.cache import PredictionCache
 from clipper.errors import Overloaded
 from clipper.frontend.answers import batch_answer, error_answer, prediction_answer
@@ -45,7 +45,7 @@ class Nobody:
 
 
 def settled(application: Any, output: Output) -> Query:
-    query = Query(application, Nobody(), application._nobody, None, 0.0, 1.0)
+    query = Query(application, Nobody(), application._nobody, NOBODY, 0.0, 1.0)
     query.job_done(output)
     return query
 
@@ -114,7 +114,7 @@ def test_overload_can_be_rejected_in_spite_of_a_default(make_application: Any) -
 
 def test_each_row_of_a_batch_for_itself(make_application: Any) -> None:
     application = make_application()
-    batch = BatchQuery(application, Nobody(), application._nobody, None, 0.0, 1.0, 4)
+    batch = BatchQuery(application, Nobody(), application._nobody, NOBODY, 0.0, 1.0, 4)
     for index, output in enumerate((b"1", "2.5", CRASH, b'"x"')):
         batch.row_done(index, output)
     rows = msgspec.json.decode(batch_answer(batch))["batch_predictions"]

@@ -45,9 +45,9 @@ def test_every_form_has_its_name(spec: str) -> None:
     "spec",
     [
         "", "hinge", "Absolute", "absolute()", "absolute(-1)", "absolute(0)",
-        "squared(nan)", "squared(inf)", "absolute(1e999)", "absolute(1e-999)", "absolute(2", "absolute 2",
-        "absolute(1_0)", "absolute( 2)", "absolute(2)x", "zero_one(1)", "log(2)",
-        "absolute(٣)",
+        "squared(nan)", "squared(inf)", "absolute(1e999)", "absolute(1e-999)",
+        "absolute(2", "absolute 2", "absolute(1_0)", "absolute( 2)",
+        "absolute(2)x", "zero_one(1)", "log(2)", "absolute(٣)",
     ],
 )  # fmt: skip
 def test_any_other_form_is_refused(spec: str) -> None:

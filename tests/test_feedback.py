@@ -1,0 +1,569 @@
+"""The feedback path with fake replicas and a log in memory, in manual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import FakeLoop, FakeReplicaSet, ManualClock
+from house import House, Receiver, replicas, row
+
+from clipper.errors import (
+    ClipperError,
+    Conflict,
+    DiskFull,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    QueryIdExpired,
+    ResendInput,
+    Unavailable,
+)
+from clipper.feedback import Feedback, Item
+from clipper.learning import decisions as decisions_module
+from clipper.learning import events
+from clipper.query_id import LIFETIME
+from clipper.records import PolicySettings
+from clipper.selection.policy import Subject
+from clipper.values import FailureKind, Output
+
+
+class Told:
+    """What became of one piece of feedback."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.duplicate: bool | None = None
+        self.error: ClipperError | None = None
+
+    def __call__(self, duplicate: bool, error: ClipperError | None) -> None:
+        self.times += 1
+        self.duplicate, self.error = duplicate, error
+
+    @property
+    def accepted(self) -> bool:
+        return self.times == 1 and self.error is None
+
+
+class School:
+    """An application with two models that learns."""
+
+    def __init__(
+        self,
+        clock: ManualClock,
+        loop: FakeLoop,
+        policy: str,
+        models: int = 2,
+        **fields: Any,
+    ) -> None:
+        self.house = House(clock, loop)
+        self.loop = loop
+        self.models = [self.house.model(f"m{n}") for n in range(models)]
+        settings = PolicySettings(policy, fields.pop("options", {}))
+        fields = {"cache": False, "default_output": "-1", **fields}
+        self.application = self.house.application(*self.models, policy=settings, **fields)
+        self.application.update(self.application.record, self.models, {})
+        self.learner = self.application.learner
+        self.learner.users.counted = True
+        self.log = self.house.learning.log
+        self.feedback = self._feedback()
+
+    def _feedback(self) -> Feedback:
+        return Feedback(
+            self.application, self.house.learning, self.house.ids, self.house.clock
+        )
+
+    def answer(self, *outputs: Output) -> None:
+        """Each model answers, with its own output or the only one."""
+        self.loop.turn()
+        for number, model in enumerate(self.models):
+            replica = replicas(model).replica
+            output = outputs[min(number, len(outputs) - 1)]
+            while replica.batches:
+                replica.answer(lambda _, text=output: text)
+        self.loop.turn()
+
+    def ask(self, *outputs: Output, subject: Subject = Subject(), **more: Any) -> str:
+        """A query, answered; its id."""
+        receiver = Receiver()
+        query = self.application.submit(row(1), receiver, subject, **more)
+        self.answer(*outputs)
+        assert receiver.told
+        return query.issue_id().decode()
+
+    def give(self, query_id: str | None = None, **fields: Any) -> Told:
+        told = Told()
+        item = Item(query_id, **fields)
+        try:
+            self.feedback.take(item, told)
+        except ClipperError as error:
+            told(False, error)
+        self.loop.turn()
+        return told
+
+    async def entries(self) -> list[events.Feedback]:
+        number = self.application.number
+        found = []
+        for _, entry in await self.log.entries(number, 0, 1000):
+            event = events.decode(entry.body)
+            assert isinstance(event, events.Feedback)
+            found.append(event)
+        return found
+
+    @property
+    def means(self) -> list[float | None]:
+        return [total.mean for total in self.learner.score(tuple(self.application.arms))]
+
+
+Make = Callable[..., School]
+
+
+@pytest.fixture
+def school(
+    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Make]:
+    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
+
+    def make(policy: str = "ucb1", **fields: Any) -> School:
+        return School(clock, fake_loop, policy, **fields)
+
+    yield make
+    for work in fake_loop.spawned:
+        work.close()
+
+
+# -- on a query --------------------------------------------------------------------------
+
+
+async def test_a_label_becomes_the_loss_of_who_answered(school: Make) -> None:
+    class_ = school()
+    assert class_.give(class_.ask(b"3"), label=3).accepted
+    assert class_.give(class_.ask(b"3"), label=4).accepted
+    assert sorted(mean for mean in class_.means if mean is not None) == [0.0, 1.0]
+    first, second = await class_.entries()
+    assert first.loss == 0.0 and second.loss == 1.0
+    assert first.chosen != second.chosen  # ucb1 tries both
+    assert first.arms == tuple(class_.application.arms)
+    assert first.propensity == pytest.approx(0.5)  # two unvisited arms
+
+
+async def test_a_reward_is_one_less_the_loss(school: Make) -> None:
+    class_ = school()
+    assert class_.give(class_.ask(b"3"), reward=0.75).accepted
+    (entry,) = await class_.entries()
+    assert entry.loss == 0.25 and entry.reward == 0.75
+    assert entry.losses == {entry.chosen[0]: 0.25}
+
+
+async def test_under_an_ensemble_a_label_judges_every_member(school: Make) -> None:
+    class_ = school("hedge")
+    assert class_.give(class_.ask(b"3", b"4"), label=4).accepted
+    assert class_.means == [1.0, 0.0]
+    (entry,) = await class_.entries()
+    assert len(entry.losses) == 2 and entry.loss in (0.0, 1.0)
+
+
+async def test_under_an_ensemble_a_reward_judges_who_agreed(school: Make) -> None:
+    class_ = school("hedge", models=3)
+    assert class_.give(class_.ask(b"3", b"3", b"4"), reward=1.0).accepted
+    assert class_.means == [0.0, 0.0, 1.0]
+    assert class_.give(class_.ask(b"3", b"3", b"4"), reward=0.0).accepted
+    assert class_.means == [0.5, 0.5, 1.0]
+
+
+async def test_a_late_member_is_judged_too(school: Make) -> None:
+    class_ = school("hedge", models=3)
+    receiver = Receiver()
+    query = class_.application.submit(row(1), receiver)
+    class_.loop.turn()
+    replicas(class_.models[0]).replica.answer(lambda _: b"3")
+    class_.loop.advance(0.2)
+    query_id = query.issue_id().decode()
+    replicas(class_.models[1]).replica.answer(lambda _: b"4")
+    assert class_.give(query_id, label=4).accepted
+    assert class_.means == [1.0, 0.0, None]
+
+
+async def test_the_propensity_is_the_logged_one(school: Make) -> None:
+    class_ = school("exp3")
+    early = class_.ask(b"3")
+    for _ in range(20):
+        class_.give(class_.ask(b"3"), label=4)
+    class_.give(early, label=4)
+    assert (await class_.entries())[-1].propensity == pytest.approx(0.5)
+    assert (await class_.entries())[-1].policy == class_.learner.generation
+
+
+async def test_each_row_of_a_batch_has_feedback_of_its_own(school: Make) -> None:
+    class_ = school("hedge")
+    receiver = Receiver()
+    batch = class_.application.submit_batch([row(1), row(2)], receiver)
+    class_.answer(b"3", b"4")
+    shared = batch.issue_id().decode()
+    assert class_.give(f"{shared}.0", label=3).accepted
+    assert class_.give(f"{shared}.1", label=4).accepted
+    assert class_.means == [0.5, 0.5]
+    assert isinstance(class_.give(f"{shared}.2", label=4).error, NotFound)
+
+
+async def test_a_default_answer_is_judged_as_what_the_arm_led_to(school: Make) -> None:
+    class_ = school()
+    receiver = Receiver()
+    for label, loss in ((-1, 0.0), (3, 1.0)):
+        query = class_.application.submit(row(1), receiver)
+        class_.loop.turn()
+        for model in class_.models:
+            replica = replicas(model).replica
+            while replica.batches:
+                replica.fail(FailureKind.RAISED)
+        class_.loop.turn()
+        assert class_.give(query.issue_id().decode(), label=label).accepted
+        assert (await class_.entries())[-1].loss == loss
+        receiver = Receiver()
+
+
+async def test_a_static_application_keeps_the_score(school: Make) -> None:
+    class_ = school("static")
+    assert class_.give(class_.ask(b"3"), label=4).accepted
+    assert class_.means == [1.0, None]
+
+
+async def test_a_string_that_is_shown_as_json_is_compared_as_json(school: Make) -> None:
+    class_ = school("static")
+    query_id = class_.ask("6.6")
+    assert class_.give(query_id, label=6.6).accepted
+    assert class_.means == [0.0, None]
+
+
+# -- what is not taken -------------------------------------------------------------------
+
+
+async def test_the_same_again_is_a_duplicate(school: Make) -> None:
+    class_ = school()
+    query_id = class_.ask(b"3")
+    assert class_.give(query_id, label=3).duplicate is False
+    again = class_.give(query_id, label=3)
+    assert again.accepted and again.duplicate is True
+    assert sum(t.count for t in class_.learner.population.totals.values()) == 1
+
+
+async def test_something_else_on_the_same_query_is_a_conflict(school: Make) -> None:
+    class_ = school()
+    query_id = class_.ask(b"3")
+    class_.give(query_id, label=3)
+    for other in ({"label": 4}, {"reward": 1.0}):
+        assert isinstance(class_.give(query_id, **other).error, Conflict)
+
+
+async def test_both_in_one_turn_count_once(school: Make) -> None:
+    class_ = school()
+    query_id = class_.ask(b"3")
+    first, second = Told(), Told()
+    class_.feedback.take(Item(query_id, label=3), first)
+    class_.feedback.take(Item(query_id, label=3), second)
+    assert not first.times  # nothing is acknowledged before the log has it
+    class_.loop.turn()
+    assert (first.duplicate, second.duplicate) == (False, True)
+
+
+@pytest.mark.parametrize("query_id", ["", "nonsense", "A" * 64, "A" * 64 + ".1"])
+async def test_a_forged_id_is_unknown(school: Make, query_id: str) -> None:
+    assert isinstance(school().give(query_id, reward=1.0).error, NotFound)
+
+
+async def test_an_id_of_another_application_is_unknown(
+    school: Make, clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    class_ = school()
+    other = class_.house.application(class_.models[0])
+    other.update(other.record, class_.models, {})
+    query = other.submit(row(1), Receiver())
+    class_.answer(b"3")
+    assert isinstance(class_.give(query.issue_id().decode(), reward=1.0).error, NotFound)
+
+
+async def test_an_old_id_is_told_so(school: Make) -> None:
+    class_ = school()
+    query_id = class_.ask(b"3")
+    class_.house.clock.move(LIFETIME + 10)
+    assert isinstance(class_.give(query_id, reward=1.0).error, QueryIdExpired)
+
+
+async def test_a_label_that_makes_no_sense_is_refused(school: Make) -> None:
+    class_ = school(loss="absolute(10)")
+    told = class_.give(class_.ask(b"3"), label="three")
+    assert isinstance(told.error, InvalidInput) and "$.label" in told.error.cause
+
+
+async def test_an_output_that_cannot_be_judged_is_told(school: Make) -> None:
+    class_ = school(loss="absolute(10)")
+    told = class_.give(class_.ask(b'{"a":1}'), label=3)
+    assert isinstance(told.error, InvalidInput)
+    assert await class_.entries() == []
+
+
+async def test_feedback_for_somebody_else_is_refused(school: Make) -> None:
+    class_ = school()
+    query_id = class_.ask(b"3", subject=Subject("alice"))
+    assert isinstance(class_.give(query_id, label=3, uid="bob").error, InvalidInput)
+    assert class_.give(query_id, label=3, uid="alice").accepted
+
+
+async def test_a_label_too_large_for_the_log_is_refused(school: Make) -> None:
+    class_ = school()
+    told = class_.give(class_.ask(b"3"), label="x" * 70_000)
+    assert isinstance(told.error, PayloadTooLarge)
+
+
+async def test_a_full_disk_is_told_and_nothing_is_learned(
+    school: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_ = school()
+    query_id = class_.ask(b"3")
+
+    def full(entries: Any, persons: Any, done: Any) -> None:
+        done(None, DiskFull("the disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(class_.log, "append", full)
+        assert isinstance(class_.give(query_id, label=3, uid=None).error, DiskFull)
+    assert class_.learner.population.totals == {}
+    assert class_.give(query_id, label=3).duplicate is False  # nothing was lost
+
+
+# -- a decision that is lost -------------------------------------------------------------
+
+
+def forget_decisions(class_: School) -> None:
+    memory: Any = class_.house.learning.decisions
+    memory._young, memory._old, memory._next = {}, {}, []
+
+
+async def test_a_reward_needs_no_more_than_the_id(school: Make) -> None:
+    class_ = school("exp3")
+    query_id = class_.ask(b"3", subject=Subject("alice"))
+    token = class_.house.ids.read(query_id)
+    forget_decisions(class_)
+    told = class_.give(query_id, reward=0.0, uid="alice")
+    await class_.loop.work()
+    assert told.accepted
+    (entry,) = await class_.entries()
+    assert entry.propensity == pytest.approx(0.5) and entry.loss == 1.0
+    assert entry.chosen[0].endswith(f"#{token.arm}")
+    assert len(class_.learner.users) == 1
+
+
+@pytest.mark.parametrize("policy", ["exp3", "hedge"])
+async def test_a_label_needs_the_input(school: Make, policy: str) -> None:
+    class_ = school(policy)
+    query_id = class_.ask(b"3")
+    forget_decisions(class_)
+    told = class_.give(query_id, label=3)
+    await class_.loop.work()
+    assert isinstance(told.error, ResendInput)
+    told = class_.give(query_id, label=3, row=row(1))
+    await class_.loop.work()
+    assert not told.times
+    class_.answer(b"3", b"4")
+    assert told.accepted
+    (entry,) = await class_.entries()
+    assert len(entry.losses) == (2 if policy == "hedge" else 1)
+
+
+async def test_a_reward_for_a_lost_ensemble_needs_the_input(school: Make) -> None:
+    class_ = school("hedge")
+    query_id = class_.ask(b"3")
+    forget_decisions(class_)
+    told = class_.give(query_id, reward=1.0)
+    await class_.loop.work()
+    assert isinstance(told.error, ResendInput)
+
+
+async def test_a_contextual_policy_needs_the_context(school: Make) -> None:
+    class_ = school("linucb", options={"features": 2})
+    subject = Subject(None, [1.0, 2.0])
+    query_id = class_.ask(b"3", subject=subject)
+    forget_decisions(class_)
+    told = class_.give(query_id, reward=1.0)
+    await class_.loop.work()
+    assert isinstance(told.error, ResendInput)
+    told = class_.give(query_id, reward=1.0, context=[1.0, 2.0])
+    await class_.loop.work()
+    assert told.accepted
+    assert (await class_.entries())[0].context == [1.0, 2.0]
+
+
+async def test_decisions_come_back_from_the_disk(school: Make) -> None:
+    class_ = school("hedge")
+    query_id = class_.ask(b"3", b"4", subject=Subject("alice"))
+    class_.house.learning.decisions.flush()
+    await class_.loop.work()
+    memory: Any = class_.house.learning.decisions
+    memory._young = {}
+    told = class_.give(query_id, label=4)
+    assert not told.times
+    await class_.loop.work()
+    assert told.accepted
+    assert class_.means == [1.0, 0.0]
+    assert len(class_.learner.users) == 1
+
+
+async def test_an_output_too_large_to_keep_needs_the_input(
+    school: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_ = school()
+    text = msgspec.json.encode("x" * 5000)
+    query_id = class_.ask(text)
+    assert isinstance(class_.give(query_id, label="y").error, ResendInput)
+    told = class_.give(query_id, label="y", row=row(1))
+    class_.answer(text)
+    assert told.accepted
+    assert (await class_.entries())[0].loss == 1.0
+
+
+async def test_too_many_lookups_are_refused(
+    school: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_ = school()
+    ids = [class_.ask(b"3") for _ in range(3)]
+    forget_decisions(class_)
+    monkeypatch.setattr(decisions_module, "_ASKED", 1)
+    class_.give(ids[0], reward=1.0)
+    told = class_.give(ids[1], reward=1.0)
+    assert told.error is not None and told.error.status == 503
+    await class_.loop.work()
+
+
+# -- on an input -------------------------------------------------------------------------
+
+
+async def test_an_input_is_evaluated_by_every_model(school: Make) -> None:
+    class_ = school("hedge")
+    told = class_.give(row=row(1), label=4, uid="alice")
+    assert not told.times
+    class_.answer(b"3", b"4")
+    assert told.accepted
+    assert class_.means == [1.0, 0.0]
+    (entry,) = await class_.entries()
+    assert entry.chosen == () and entry.loss is None and entry.input is not None
+    assert class_.learner.users.get("alice") is not None
+
+
+async def test_an_input_may_be_in_the_cache(school: Make) -> None:
+    class_ = school("hedge", cache=True)
+    class_.ask(b"3", b"4")
+    assert class_.give(row=row(1), label=4).accepted
+
+
+async def test_feedback_with_an_id_of_its_own_counts_once(school: Make) -> None:
+    class_ = school("hedge", cache=True)
+    class_.ask(b"3", b"4")
+    first = class_.give(row=row(1), label=4, feedback_id="a")
+    again = class_.give(row=row(1), label=4, feedback_id="a")
+    other = class_.give(row=row(1), label=3, feedback_id="a")
+    without = class_.give(row=row(1), label=4)
+    assert (first.duplicate, again.duplicate, without.duplicate) == (False, True, False)
+    assert isinstance(other.error, Conflict)
+    assert class_.learner.population.totals[next(iter(class_.application.arms))].count == 2
+
+
+async def test_queries_go_before_feedback(school: Make) -> None:
+    class_ = school("hedge")
+    class_.feedback.take(Item(row=row(7), label=4), Told())
+    class_.application.submit(row(1), Receiver())
+    class_.loop.turn()
+    assert replicas(class_.models[0]).replica.seen[0] == [[1.0], [7.0]]
+
+
+async def test_a_policy_of_single_choices_needs_a_query(school: Make) -> None:
+    told = school("exp3").give(row=row(1), label=4)
+    assert isinstance(told.error, InvalidInput) and "query_id" in told.error.cause
+
+
+async def test_a_reward_needs_a_query(school: Make) -> None:
+    assert isinstance(school("hedge").give(row=row(1), reward=1.0).error, InvalidInput)
+
+
+async def test_without_a_model_that_answers_feedback_waits_for_better_times(
+    school: Make,
+) -> None:
+    class_ = school("hedge")
+    for model in class_.models:
+        model.connected = False
+    told = class_.give(row=row(1), label=4)
+    assert isinstance(told.error, Unavailable)
+
+
+# -- users -------------------------------------------------------------------------------
+
+
+async def test_feedback_creates_a_user_and_a_query_does_not(school: Make) -> None:
+    class_ = school()
+    query_id = class_.ask(b"3", subject=Subject("alice"))
+    assert len(class_.learner.users) == 0
+    class_.give(query_id, label=3)
+    assert len(class_.learner.users) == 1
+
+
+async def test_a_users_feedback_counts_for_the_user_at_once(school: Make) -> None:
+    class_ = school("hedge", models=2)
+    for _ in range(30):
+        query_id = class_.ask(b"3", b"4", subject=Subject("alice"))
+        class_.give(query_id, label=4)
+        query_id = class_.ask(b"3", b"4", subject=Subject("bob"))
+        class_.give(query_id, label=3)
+    assert class_.ask(b"3", b"4", subject=Subject("alice"))
+    chooser = class_.application._chooser
+    now = class_.house.clock.now()
+    alice = chooser.choose(Subject("alice"), now).odds
+    bob = chooser.choose(Subject("bob"), now).odds
+    assert alice[1] > 0.8 and bob[0] > 0.8
+
+
+async def test_a_cold_user_is_read_before_it_learns(school: Make) -> None:
+    class_ = school()
+    give = lambda: class_.give(class_.ask(b"3", subject=Subject("alice")), label=3)  # noqa: E731
+    give()
+    class_.house.learning.journal.flush()
+    await class_.house.learning.close()
+    before = class_.learner.users.get("alice")
+    assert before is not None and before.experience is not None
+    packed = before.experience.pack()
+    class_.learner.users.remove("alice")
+    query_id = class_.ask(b"3")  # nobody's, so that alice is not loaded by asking
+    memory = class_.house.learning.decisions
+    memory._young[class_.house.ids.nonce] = memory._young[class_.house.ids.nonce]._replace(
+        subject=Subject("alice")
+    )
+    assert class_.give(query_id, label=3).accepted
+    after = class_.learner.users.get("alice")
+    assert after is not None and after.experience is not None
+    assert sum(t.count for t in after.experience.totals.values()) == 2
+    assert packed != after.experience.pack()
+
+
+async def test_a_cold_users_query_waits_for_half_its_budget(school: Make) -> None:
+    class_ = school("hedge")
+    class_.learner.users.count("alice")
+    receiver = Receiver()
+    class_.application.submit(row(1), receiver, Subject("alice"))
+    class_.loop.turn()
+    assert not replicas(class_.models[0]).replica.seen
+    class_.loop.advance(0.051)
+    assert replicas(class_.models[0]).replica.seen  # the disk took too long
+    class_.answer(b"3")
+    assert receiver.output == b"3"
+    await class_.loop.work()
+
+
+async def test_a_cold_user_is_loaded_for_its_query(school: Make) -> None:
+    class_ = school("hedge")
+    class_.learner.users.count("alice")
+    receiver = Receiver()
+    class_.application.submit(row(1), receiver, Subject("alice"))
+    await class_.loop.work()
+    class_.answer(b"3")
+    assert receiver.output == b"3"
+    assert class_.learner.users.get("alice") is not None

@@ -26,7 +26,7 @@ from clipper.errors import ClipperError, Conflict, NotFound, TooManyRequests, Un
 from clipper.feedback import Feedback
 from clipper.learning.service import Learning
 from clipper.model import Model
-from clipper.query_id import QueryIds
+from clipper.query_id import PERIOD, QueryIds, key_number
 from clipper.records import ApplicationRecord, ModelRecord, PolicySettings, State
 from clipper.registration import check_application
 from clipper.selection.registry import load_policy
@@ -87,7 +87,7 @@ class Engine:
         for place in self.settings.learning.policies:
             load_policy(place)
         catalog = self.catalog = Catalog(await self.store.open(), self.settings.limits)
-        self.ids = QueryIds(await self.store.secret("query-key"), self.clock)
+        self.ids = await self._query_ids()
         self.token = (await self.store.secret("admin-token")).hex()
         for record in sorted(
             catalog.models.values(), key=lambda r: not catalog.is_current(r)
@@ -101,6 +101,23 @@ class Engine:
         self._refresh()
         self._tick()
         await self._drop_unused_blobs()
+
+    async def _query_ids(self) -> QueryIds:
+        """Query ids with this period's key; those of the last period, and of the time
+        before there were periods, are read as well."""
+        wall = self.clock.wall()
+        number = key_number(wall)
+        ids = QueryIds(await self._query_key(number), self.clock, number)
+        before = key_number(wall - PERIOD)
+        ids.accept(await self._query_key(before), before)
+        ids.accept(await self.store.secret("query-key"), 0)
+        return ids
+
+    async def _query_key(self, number: int) -> bytes:
+        return await self.store.secret(f"query-key-{number}")
+
+    async def _change_query_key(self, number: int) -> None:
+        self.ids.sign_with(await self._query_key(number), number)
 
     def _make_learning(self) -> Learning:
         loop = asyncio.get_running_loop()
@@ -116,6 +133,9 @@ class Engine:
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
         self.learning.tick()
+        number = key_number(self.clock.wall())
+        if number != self.ids.number:
+            self._spawn(self._change_query_key(number))
 
     async def drain(self, seconds: float) -> None:
         """Take no more, answer what was accepted, stop every worker."""
@@ -197,11 +217,16 @@ class Engine:
                 )
             )
             await self._commit(PutApplication(record))
-            changed = asyncio.Event()
-            self.learning.follow_policy(record, changed.set)
+            changed: asyncio.Future[Exception | None] = (
+                asyncio.get_running_loop().create_future()
+            )
+            changed.add_done_callback(lambda _: self._refresh())
+            self.learning.follow_policy(record, changed.set_result)
             self.learning.journal.flush()
-            await changed.wait()
-            self._refresh()
+            # the log goes on where the caller is cancelled
+            error = await asyncio.shield(changed)
+            if error is not None:
+                raise error
         return record
 
     def application(self, name: str) -> Application:

@@ -19,7 +19,11 @@ from typing import NamedTuple
 from clipper.clock import Clock
 from clipper.errors import NotFound, QueryIdExpired
 
-LIFETIME = 7 * 24 * 3600  # seconds; also how long earlier keys stay valid
+LIFETIME = 7 * 24 * 3600  # seconds
+
+# Keys change with the calendar, so that one that leaked is of no use for long. The key of
+# the period before stays valid: an id lives for less than a period.
+PERIOD = 30 * 24 * 3600  # seconds
 
 _FORMAT = 1
 _FIXED = struct.Struct("<BBIIIIf")  # format, key, time, application, policy, arm, p
@@ -48,16 +52,40 @@ class QueryToken(NamedTuple):
     row: int
 
 
-class QueryIds:
-    """Issues and reads query ids with one key (32 bytes) and a number that names it."""
+def key_number(wall: float) -> int:
+    """The number of the key that signs at this time: 1 to 255, in turn."""
+    return 1 + int(wall // PERIOD) % 255
 
-    def __init__(self, key: bytes, clock: Clock, key_number: int = 0) -> None:
+
+class QueryIds:
+    """Issues query ids with one key (32 bytes) and the number that names it; reads those
+    of earlier keys too."""
+
+    def __init__(self, key: bytes, clock: Clock, number: int = 0) -> None:
         self._clock = clock
-        self._key_number = key_number
-        self._signer = hashlib.blake2b(key=key, digest_size=_SIGNATURE)
-        # All mutable state: the nonce of the last id, random at start, so that ids of two
-        # lives of a server differ.
+        # All mutable state: keys ready to sign, by number, the one that signs, and the
+        # nonce of the last id, random at start, so that ids of two lives of a server
+        # differ.
+        self._signers = {number: _signer(key)}
+        self._number = number
         self.nonce = int.from_bytes(os.urandom(8), "little") & _MASK
+
+    def accept(self, key: bytes, number: int) -> None:
+        """Read ids of this key as well."""
+        self._signers[number] = _signer(key)
+
+    def sign_with(self, key: bytes, number: int) -> None:
+        """Issue ids with this key from now on; those of the last one stay valid."""
+        self._signers = {
+            self._number: self._signers[self._number],
+            number: _signer(key),
+        }
+        self._number = number
+
+    @property
+    def number(self) -> int:
+        """The number of the key that signs."""
+        return self._number
 
     def stamp(
         self, application: int, generation: int, arm: int, propensity: float
@@ -79,13 +107,16 @@ class QueryIds:
             )
         except (binascii.Error, UnicodeEncodeError):
             raise _unknown() from None
-        signer = self._signer.copy()
+        known = self._signers.get(raw[1])
+        if known is None:
+            raise _unknown()
+        signer = known.copy()
         signer.update(raw[:-_SIGNATURE])
         if not hmac.compare_digest(signer.digest(), raw[-_SIGNATURE:]):
             raise _unknown()
-        form, key, issued, application, policy, arm, p = _FIXED.unpack_from(raw)
+        form, _, issued, application, policy, arm, p = _FIXED.unpack_from(raw)
         nonce, rows = _TAIL.unpack_from(raw, _FIXED.size)
-        if form != _FORMAT or key != self._key_number or row >= max(rows, 1):
+        if form != _FORMAT or row >= max(rows, 1):
             raise _unknown()
         # base64 has spare spellings of the same bytes; only the one we wrote is ours
         if binascii.b2a_base64(raw, newline=False).translate(_URLSAFE) != token.encode():
@@ -108,7 +139,7 @@ class Stamp:
         self._decision = (application, generation, arm, propensity)
         self._renew = float("-inf")
         self._prefix = b""
-        self._signer = ids._signer
+        self._signer = ids._signers[ids._number]
 
     def issue(self, now: float, rows: int = 1) -> bytes:
         """A new id as ASCII bytes; `now` is the monotonic time of the query."""
@@ -124,10 +155,15 @@ class Stamp:
 
     def _start_second(self, now: float) -> None:
         self._renew = now + 1.0
-        wall = int(self._ids._clock.wall())
-        self._prefix = _FIXED.pack(_FORMAT, self._ids._key_number, wall, *self._decision)
-        self._signer = self._ids._signer.copy()
+        ids = self._ids
+        wall = int(ids._clock.wall())
+        self._prefix = _FIXED.pack(_FORMAT, ids._number, wall, *self._decision)
+        self._signer = ids._signers[ids._number].copy()
         self._signer.update(self._prefix)
+
+
+def _signer(key: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(key=key, digest_size=_SIGNATURE)
 
 
 def _unknown() -> NotFound:

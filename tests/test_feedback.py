@@ -10,6 +10,7 @@ import pytest
 from fakes import FakeLoop, FakeReplicaSet, ManualClock
 from house import House, Receiver, replicas, row
 
+from clipper.application import NOBODY
 from clipper.errors import (
     ClipperError,
     Conflict,
@@ -85,7 +86,7 @@ class School:
                 replica.answer(lambda _, text=output: text)
         self.loop.turn()
 
-    def ask(self, *outputs: Output, subject: Subject = Subject(), **more: Any) -> str:
+    def ask(self, *outputs: Output, subject: Subject = NOBODY, **more: Any) -> str:
         """A query, answered; its id."""
         receiver = Receiver()
         query = self.application.submit(row(1), receiver, subject, **more)

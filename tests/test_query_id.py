@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipper.errors import NotFound, QueryIdExpired
-from clipper.query_id import LIFETIME, QueryIds, QueryToken
+from clipper.query_id import LIFETIME, PERIOD, QueryIds, QueryToken, key_number
 
 KEY = bytes(range(32))
 CLOCK = ManualClock()
@@ -108,7 +108,7 @@ def test_another_key_does_not_know_the_id() -> None:
     with pytest.raises(NotFound):
         QueryIds(bytes(32), CLOCK).read(issue())
     with pytest.raises(NotFound):
-        QueryIds(KEY, CLOCK, key_number=1).read(issue())
+        QueryIds(KEY, CLOCK, 1).read(issue())
 
 
 def test_an_id_lives_for_seven_days() -> None:
@@ -137,3 +137,42 @@ def test_a_stamp_keeps_the_time() -> None:
 def test_ids_of_batches_hold_all_rows_that_the_settings_allow() -> None:
     text = issue(rows=65_535)
     assert IDS.read(text + ".65534").row == 65_534
+
+
+# -- keys --------------------------------------------------------------------------------
+
+
+def test_the_number_of_the_key_follows_the_calendar() -> None:
+    assert key_number(1.7e9) == key_number(1.7e9 // PERIOD * PERIOD)
+    assert key_number(1.7e9 + PERIOD) == key_number(1.7e9) % 255 + 1
+    numbers = {key_number(n * PERIOD) for n in range(1000)}
+    assert numbers == set(range(1, 256))  # 0 is the key from before there were periods
+
+
+def test_ids_of_the_last_key_are_read_after_it_changed() -> None:
+    clock = ManualClock()
+    ids = QueryIds(KEY, clock, 7)
+    old = ids.stamp(1, 1, 1, 1.0).issue(clock.now()).decode()
+    ids.sign_with(bytes(32), 8)
+    new = ids.stamp(1, 1, 1, 1.0).issue(clock.now()).decode()
+    assert ids.number == 8
+    assert ids.read(old).arm == ids.read(new).arm == 1
+    later = QueryIds(bytes(32), clock, 8)
+    with pytest.raises(NotFound):
+        later.read(old)
+    later.accept(KEY, 7)
+    assert later.read(old).arm == 1
+    ids.sign_with(b"3" * 32, 9)
+    with pytest.raises(NotFound):
+        ids.read(old)  # the one before the last
+
+
+def test_a_stamp_goes_over_to_the_new_key_within_a_second() -> None:
+    clock = ManualClock()
+    ids = QueryIds(KEY, clock, 7)
+    stamp = ids.stamp(1, 1, 1, 1.0)
+    stamp.issue(clock.now())
+    ids.sign_with(bytes(32), 8)
+    assert QueryIds(KEY, clock, 7).read(stamp.issue(clock.now()).decode()).arm == 1
+    clock.move(1.0)
+    assert QueryIds(bytes(32), clock, 8).read(stamp.issue(clock.now()).decode()).arm == 1

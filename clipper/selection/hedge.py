@@ -46,6 +46,9 @@ class Hedge(Ensemble):
     which its loss is known: over those, the weighted mean loss of the members that are
     known exceeds its own by at most ln N / eta, and eta / 8 for each round.
 
+    A reward for the answer teaches only where it tells members apart, that is, where the
+    answer was right and others gave another one; `exp4` learns from any.
+
     The state keeps losses, not weights, so that another rate applies to all of them; less
     what the members lost together, so that one that was away is where it was among the
     others when it returns, and a new one starts at the mean weight. Beside it keeps what a
@@ -81,15 +84,25 @@ class Hedge(Ensemble):
         common = mix([losses[i] for i in known], rate) - before
         for i in known:
             losses[i] -= common
-        middle = mix(losses, rate)  # of weight 1 / N, as at the start
         if share:
             losses = spread(losses, rate, share)
-        for arm, loss in zip(arms, losses, strict=True):
-            table.pop(arm, None)
-            table[arm] = loss - middle
-        prune(table, arms)
+        self._keep(table, arms, losses)
         self._count(state["totals"], seen)
         return state
+
+    def _keep(
+        self, table: dict[Arm, float], arms: Sequence[Arm], losses: Sequence[float]
+    ) -> None:
+        # all are moved alike, so that the mean weight of those there are is 1: else
+        # rounding would add up for ever
+        middle = mix(losses, self.rate(len(arms)))
+        for arm in arms:
+            table.pop(arm, None)
+        for arm in table:
+            table[arm] -= middle
+        for arm, loss in zip(arms, losses, strict=True):
+            table[arm] = loss - middle
+        prune(table, arms)
 
     def _count(self, totals: dict[Arm, list[float]], seen: Observation) -> None:
         keep = 1.0 - self.options.share

@@ -10,7 +10,7 @@ from clipper.selection.combine import check_choice
 from clipper.selection.policy import Arm, Ensemble, Observation, State
 
 
-class Options(policy.Options, frozen=True, forbid_unknown_fields=True):
+class MajorityOptions(policy.Options, frozen=True, forbid_unknown_fields=True):
     """`combine` is "vote", "mean", "median", or "auto", which is what suits the
     application's loss."""
 
@@ -22,7 +22,7 @@ class Options(policy.Options, frozen=True, forbid_unknown_fields=True):
 
 class Majority(Ensemble):
     name = "majority"
-    Options: ClassVar[type[policy.Options]] = Options
+    Options: ClassVar[type[policy.Options]] = MajorityOptions
     learns = False
 
     def init(self) -> State:

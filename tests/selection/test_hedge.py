@@ -57,7 +57,7 @@ class TestWithoutPrior(Contract):
     def make() -> SelectionPolicy:
         return Hedge(HedgeOptions(prior=0.0))
 
-    def test_a_new_user_is_treated_like_the_population(self) -> None:  # type: ignore[override]
+    def test_a_new_user_is_treated_like_the_population(self) -> None:
         policy = self.make()
         population = fold(policy, [[1.0, 0.0]] * 10)
         mixed = policy.blend(population, policy.init())

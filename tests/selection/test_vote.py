@@ -42,12 +42,14 @@ def test_one_answer_is_sure() -> None:
 
 def test_members_that_are_out_do_not_count() -> None:
     found = vote([None, b"2", None, b"3"], [0.6, 0.1, 0.2, 0.1 / 3])
-    assert found == (b"2", pytest.approx(0.75), (1,), 1.0)
+    assert (found.output, found.agreeing) == (b"2", (1,))
+    assert found.confidence == pytest.approx(0.75)
 
 
 def test_members_without_weight_count_alike_where_no_others_are_in() -> None:
     found = vote([b"1", b"2", b"2", None], [0.0, 0.0, 0.0, 1.0])
-    assert found == (b"2", pytest.approx(2 / 3), (1, 2), 1.0)
+    assert (found.output, found.agreeing) == (b"2", (1, 2))
+    assert found.confidence == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("weights", [[0.1, 0.2, 0.3], [0.5, 0.0, 0.5]])

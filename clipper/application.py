@@ -21,6 +21,7 @@ from clipper.inputs import Row, parse_input_type
 from clipper.learning.decisions import Made
 from clipper.learning.learner import Learner
 from clipper.learning.service import Learning
+from clipper.learning.users import User
 from clipper.model import Model
 from clipper.panel import Member, Panel
 from clipper.query import NO_MODEL, BatchQuery, BatchReceiver, Query, Receiver, RowWaiter
@@ -29,7 +30,14 @@ from clipper.records import ApplicationRecord
 from clipper.rendering import Rendering
 from clipper.selection.combine import Combiner, make_combiner
 from clipper.selection.losses import make_loss
-from clipper.selection.policy import Arm, Ensemble, SingleChoice, Subject, make_arm
+from clipper.selection.policy import (
+    Arm,
+    Ensemble,
+    Score,
+    SingleChoice,
+    Subject,
+    make_arm,
+)
 from clipper.shadowing import Comparison, Shadowed
 from clipper.values import Output, Prediction, RowError
 
@@ -497,6 +505,16 @@ class Application:
             logger.warning("%s takes %s out: %s", self.name, *verdict)
             self._learning.halt(self.learner, *verdict, self.policy_changed)
 
+    def weights(self, user: User | None = None) -> dict[Arm, float]:
+        """How probable each arm is to answer a query, or how much it counts."""
+        return self._chooser.weights(user)
+
+    def scores(self) -> dict[Arm, Score]:
+        """What the guard goes by; empty where nothing is guarded."""
+        if self._guard is None:
+            return {}
+        return self._guard.scores([*self._models], self.learner.population.totals)
+
     def recent(self) -> Recent:
         """What became of the rows of the last 30 to 60 seconds."""
         return self.stats.recent(self._now())
@@ -504,6 +522,9 @@ class Application:
     def keep(self, query: Query) -> None:
         """Remember what was decided, for feedback: the query's id goes out."""
         output, panel = query.output, query.panel
+        if query.choice is self._standing:
+            self._decisions.keep_output(self._ids.nonce, output)
+            return
         size = len(output) if type(output) is bytes else 64
         made = _new(
             Made,

@@ -36,7 +36,7 @@ from clipper.query_id import QueryIds, QueryToken
 from clipper.selection.losses import reward_losses
 from clipper.selection.policy import Arm, generation_of, make_arm
 from clipper.store.base import Entry, Logged, Person
-from clipper.values import ModelId
+from clipper.values import ModelId, Output, RowError
 
 LARGEST = 64 * 1024  # bytes of one entry in the log
 
@@ -77,6 +77,23 @@ class Feedback:
     def take(self, item: Item, done: FeedbackDone) -> None:
         """Take one item. `done` is told once, perhaps before this returns, and not if this
         raises the ClipperError of an item that cannot be taken."""
+        try:
+            self._take(item, partial(self._tell, done))
+        except ClipperError as error:
+            self._application.stats.refused[error.code] += 1
+            raise
+
+    def _tell(
+        self, done: FeedbackDone, duplicate: bool, error: ClipperError | None
+    ) -> None:
+        stats = self._application.stats
+        if error is not None:
+            stats.refused[error.code] += 1
+        elif duplicate:
+            stats.duplicates += 1
+        done(duplicate, error)
+
+    def _take(self, item: Item, done: FeedbackDone) -> None:
         if self._learner.missing is not None:
             raise Unavailable(self._learner.missing)
         if item.label is not msgspec.UNSET:
@@ -101,18 +118,39 @@ class Feedback:
         item: Item,
         token: QueryToken,
         done: FeedbackDone,
-        decision: Decision | None,
+        found: Decision | Output | None,
         error: ClipperError | None,
     ) -> None:
         try:
             if error is not None:
                 raise error
-            if decision is None or decision.application != self._application.number:
+            if found is None:
                 self._lost(item, token, done)
+            elif isinstance(found, Decision):
+                self._join(item, token, found, done)
             else:
+                decision = self._decision_of(token, found)
+                decision.uid = item.uid
                 self._join(item, token, decision, done)
         except ClipperError as failed:
             done(False, failed)
+
+    def _decision_of(self, token: QueryToken, output: Output | None) -> Decision:
+        """A decision of which the id says all but the output. The chosen arm may have left
+        since."""
+        arms = tuple(self._application.arms)
+        chosen: tuple[Arm, ...] = ()
+        if token.arm:
+            chosen = (self._arm(token.arm),)
+            arms = arms if chosen[0] in arms else (*arms, chosen[0])
+        decision = Decision(
+            self._application.number, token.policy_generation, arms, (), not token.arm,
+            chosen, token.propensity, None, None, {}, None, isinstance(output, RowError),
+        )  # fmt: skip
+        if output is not None and not isinstance(output, RowError):
+            decision.answer = output
+            decision.outputs = dict.fromkeys(chosen, output)
+        return decision
 
     def _join(
         self, item: Item, token: QueryToken, decision: Decision, done: FeedbackDone
@@ -135,18 +173,13 @@ class Feedback:
         if token.propensity == 0.0:  # nobody was chosen: there is nothing to learn
             self._append(_key(token), item.uid, self._said(item), token, done)
             return
-        context = self._learner.policy.features(item.context) if self._asks(item) else None
-        arms = tuple(self._application.arms)
-        chosen: tuple[Arm, ...] = ()
+        decision = self._decision_of(token, None)
+        decision.uid = item.uid
+        if self._asks(item):
+            decision.context = self._learner.policy.features(item.context)
         models: Mapping[Arm, Model] = self._application.arms
         if token.arm:
-            chosen = (self._arm(token.arm),)
-            arms = arms if chosen[0] in arms else (*arms, chosen[0])
-            models = {} if item.reward is not None else self._models(chosen)
-        decision = Decision(
-            self._application.number, token.policy_generation, arms, (), not token.arm,
-            chosen, token.propensity, item.uid, context, {}, None, False,
-        )  # fmt: skip
+            models = {} if item.reward is not None else self._models(decision.chosen)
         if token.arm and item.reward is not None:
             event = self._event(item, decision, {})
             self._append(_key(token), item.uid, event, token, done)

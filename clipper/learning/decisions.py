@@ -18,15 +18,16 @@ from clipper.errors import ClipperError, Overloaded
 from clipper.learning.chunks import Decision, decode_chunk, encode_chunk, to_decision
 from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, FeedbackLog
+from clipper.values import Output, RowError
 
 if TYPE_CHECKING:
     from clipper.choosing import Choice
 
 logger = logging.getLogger(__name__)
 
-# Bounds of the memory: half of it is given up at once, the older half.
+# Bound of the memory: half of it is given up at once, the older half.
 MOST_BYTES = 64 * 1024 * 1024
-MOST_DECISIONS = 131_072
+_HALF = MOST_BYTES // 2
 _OVERHEAD = 400  # bytes of one decision beside its output
 
 # A chunk is written when it has this many decisions, or when it is this old.
@@ -36,6 +37,9 @@ _UNWRITTEN = 8  # chunks on their way to the disk; beyond, decisions stay in mem
 
 _DECODED = 64  # chunks from the disk that are kept decoded
 _ASKED = 10_000  # lookups that wait for the disk
+
+
+_LOST = RowError("", "")
 
 
 class Made(NamedTuple):
@@ -48,7 +52,8 @@ class Made(NamedTuple):
     outputs: Any
 
 
-Found: TypeAlias = Callable[[Decision | None, ClipperError | None], None]
+# Told a decision, or the bare output where the query id says the rest; None if it is lost.
+Found: TypeAlias = Callable[[Decision | Output | None, ClipperError | None], None]
 
 
 class Decisions:
@@ -68,8 +73,8 @@ class Decisions:
         # All mutable state: decisions of late and those before them, the bytes of the
         # former; what the next chunk will hold, whether it has a timer, chunks on their
         # way; chunks that were read; lookups that wait; counters.
-        self._young: dict[int, Made] = {}
-        self._old: dict[int, Made] = {}
+        self._young: dict[int, Made | Output] = {}
+        self._old: dict[int, Made | Output] = {}
         self._bytes = 0
         self._next: list[tuple[int, Made]] = []
         self._armed = False
@@ -89,13 +94,21 @@ class Decisions:
 
     # -- keeping ------------------------------------------------------------------------
 
+    def keep_output(self, nonce: int, output: Output) -> None:
+        """Remember what a query of an application that always decides the same was
+        answered: its query id says all the rest."""
+        self._young[nonce] = output
+        self._bytes += _OVERHEAD + (len(output) if type(output) is bytes else 0)
+        if self._bytes > _HALF:
+            self._turn()
+
     def keep(self, nonce: int, made: Made, size: int, durable: bool) -> None:
         """Remember a decision whose query id has this nonce. `size` is that of its outputs
         in bytes."""
         self._young[nonce] = made
-        self._bytes += size + _OVERHEAD
-        if self._bytes > MOST_BYTES // 2 or len(self._young) > MOST_DECISIONS // 2:
-            self._old, self._young, self._bytes = self._young, {}, 0
+        self._bytes += _OVERHEAD + size
+        if self._bytes > _HALF:
+            self._turn()
         if durable:
             self._next.append((nonce, made))
             if len(self._next) >= CHUNK:
@@ -103,6 +116,9 @@ class Decisions:
             elif not self._armed:
                 self._armed = True
                 self._call_later(CHUNK_SECONDS, self._due)
+
+    def _turn(self) -> None:
+        self._old, self._young, self._bytes = self._young, {}, 0
 
     def _due(self) -> None:
         self._armed = False
@@ -143,9 +159,13 @@ class Decisions:
         """Tell the decision of a query id, or None if it is lost; at once if it is in
         memory, else when the disk was asked (`durable`: it may be there). Raises
         Overloaded if too many wait for that."""
-        made = self._young.get(nonce) or self._old.get(nonce)
-        if made is not None:
+        made = self._young.get(nonce, _LOST)
+        if made is _LOST:
+            made = self._old.get(nonce, _LOST)
+        if isinstance(made, Made):
             found(to_decision(made, row), None)
+        elif made is not _LOST:
+            found(None if row else made, None)
         elif not durable:
             found(None, None)
         elif len(self._asked) >= _ASKED:
@@ -186,11 +206,3 @@ class Decisions:
                 self._decoded.popitem(last=False)
         decision: Decision | None = decoded.find(nonce, row)
         return decision
-
-    def forget(self, application: int) -> None:
-        """Drop what memory holds of an application."""
-        for decided in (self._young, self._old):
-            for nonce in [
-                n for n, made in decided.items() if made.application == application
-            ]:
-                del decided[nonce]

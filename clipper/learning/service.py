@@ -34,6 +34,9 @@ PRUNE_SECONDS = 600.0
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
+# Told once an event is in the log, or why it is not.
+LogDone = Callable[[Exception | None], None]
+
 
 class Learning:
     """The learners of all applications, by number."""
@@ -139,11 +142,12 @@ class Learning:
     # -- changes ------------------------------------------------------------------------
 
     def follow_policy(
-        self, record: ApplicationRecord, done: Callable[[], None] = lambda: None
+        self, record: ApplicationRecord, done: LogDone = lambda error: None
     ) -> None:
         """Go on under the record's policy, once that is in the log."""
         learner = self.learners[record.number]
         if learner.generation == record.policy_generation:
+            done(None)
             return
         self._log(
             learner,
@@ -156,23 +160,28 @@ class Learning:
         self, learner: Learner, arm: str, reason: str, done: Callable[[], None]
     ) -> None:
         """Take an arm out, for good, or until the policy is set anew."""
-        self._log(learner, events.Halt(arm, reason), None, done)
+
+        def halted(error: Exception | None) -> None:
+            if error is None:
+                done()
+
+        self._log(learner, events.Halt(arm, reason), None, halted)
 
     def _log(
         self,
         learner: Learner,
         event: events.Event,
         key: str | None,
-        done: Callable[[], None],
+        done: LogDone,
     ) -> None:
         def committed(
             outcome: int | Logged | None, kept: bytes | None, error: Exception | None
         ) -> None:
             if isinstance(outcome, int):
                 learner.apply(outcome, None, event)
-                done()
             elif outcome is None:
                 logger.error("%r was not logged: %s", event, error)
+            done(error)
 
         entry = Entry(
             learner.application, key, None, self._clock.wall(), events.encode(event)
@@ -181,13 +190,13 @@ class Learning:
 
     async def forget(self, learner: Learner, uid: str) -> None:
         """Delete a user's experience, and the uid from the log."""
+        learner.users.remove(uid)  # a snapshot under way keeps it no more
         await self.log.forget(Person(learner.application, uid))
-        learner.users.remove(uid)
+        learner.users.remove(uid)  # feedback may have read the kept one meanwhile
 
     async def drop(self, number: int) -> None:
         """An application was deleted."""
         self.learners.pop(number, None)
-        self.decisions.forget(number)
         await self.log.drop(number)
 
     # -- keeping ------------------------------------------------------------------------
@@ -242,7 +251,7 @@ class Learning:
         states: dict[str | None, bytes] = {}
         packed = []
         for uid, user in users:
-            if user.experience is not None:
+            if user.experience is not None and learner.users.holds(uid, user):
                 states[uid] = user.experience.pack()
                 packed.append((user, user.version))
         await self._keep(learner.application, learner.population.seq, states)

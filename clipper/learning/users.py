@@ -55,6 +55,10 @@ class Users:
             self._users.move_to_end(uid)
         return user
 
+    def holds(self, uid: str, user: User) -> bool:
+        """Whether this is still the user of that uid."""
+        return self._users.get(uid) is user
+
     def may_be_kept(self, uid: str) -> bool:
         return not self.counted or (self._application, uid) in self._known
 

@@ -41,12 +41,13 @@ Change: TypeAlias = PutApplication | DeleteApplication | PutModel | DeleteModel 
 
 class Entry(NamedTuple):
     """One entry for the feedback log. `key` makes it unique within its application; an
-    entry without one is unlike any other. `body` is JSON."""
+    entry without one is unlike any other. `body` is JSON. Duplicates leave gaps in the
+    numbers of the log."""
 
     application: int
     key: str | None
     uid: str | None
-    at: float  # seconds since the epoch
+    at: float  # seconds since the epoch, kept exactly from 2004, before to 2**-22 s
     body: bytes
 
 
@@ -74,8 +75,9 @@ class Appended(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """States to keep: those of all persons of an application that changed since the last
-    snapshot, as they are after entry `seq`."""
+    """States to keep: those of persons of an application that changed since the last
+    snapshot, as they are after entry `seq`. It is the application's own state (uid None)
+    that makes a snapshot the last one; users' states may be kept before it in slices."""
 
     application: int
     seq: int
@@ -122,8 +124,10 @@ class FeedbackLog(Protocol):
     ) -> None:
         """Add entries to the feedback log, all or none, and read the kept states of
         `persons`. `done` is called once it is durable, in the order of the appends and
-        before anything later is acknowledged. Raises Overloaded if too much waits for the
-        disk, StoreError if the store is closed; `done` gets DiskFull or StoreError."""
+        before anything later is acknowledged; a store in memory calls it at once, before
+        this returns. Raises InvalidInput for an entry that is no text, Overloaded if too
+        much waits for the disk, StoreError if the store is closed; `done` gets DiskFull or
+        StoreError."""
         ...
 
     async def learned(self, application: int) -> Learned:
@@ -134,21 +138,26 @@ class FeedbackLog(Protocol):
         """A kept state, as of the application's last snapshot."""
         ...
 
-    async def uids(self, application: int, after: str, limit: int) -> list[str]:
-        """The users with a kept state, in order, from behind `after`."""
+    async def uids(self, application: int, after: str | None, limit: int) -> list[str]:
+        """At most `limit` users with a kept state, in the order of their code points, from
+        behind `after`, None: from the first."""
         ...
 
     async def save(self, snapshot: Snapshot, most_persons: int) -> None:
         """Keep a snapshot, all or none, and no more than `most_persons` users: those whose
-        state is oldest go."""
+        state is oldest go. Raises StoreError for an own state from before the last
+        snapshot, or a number that the log has not reached."""
         ...
 
     async def forget(self, person: Person) -> None:
-        """Take a user's kept state away and the uid out of every entry of the log."""
+        """Take a user's kept state away and the uid out of every entry of the log. Looks
+        at all of an application's entries, in pieces; what was done stays done if it
+        fails in the middle."""
         ...
 
     async def entries(self, application: int, after: int, limit: int) -> list[Logged]:
-        """Entries in order, from behind number `after`."""
+        """At most `limit` entries in order, from behind number `after`. Fewer are the last
+        ones."""
         ...
 
     async def put_chunk(self, chunk: Chunk) -> None:
@@ -156,24 +165,28 @@ class FeedbackLog(Protocol):
         ...
 
     async def chunk_of(self, nonce: int) -> Chunk | None:
-        """The chunk that may hold a nonce."""
+        """The newest chunk that may hold a nonce."""
         ...
 
     async def chunks(self, after: int, limit: int) -> list[tuple[int, Chunk]]:
-        """Chunks in the order they were kept, each with its number, from behind number
-        `after`."""
+        """At most `limit` chunks in the order they were kept, each with its number, from
+        behind number `after`."""
         ...
 
     async def prune(self, before: float, most_bytes: int) -> None:
         """Drop decisions older than `before` (seconds since the epoch), and the oldest ones
-        beyond `most_bytes`; and entries older than `before` that are in a snapshot."""
+        beyond `most_bytes`; and entries older than `before` that are in a snapshot, up to
+        the first that is not. In pieces, as `drop`."""
         ...
 
     async def drop(self, application: int) -> None:
-        """Drop the log and the states of an application that was deleted."""
+        """Drop the log and the states of an application that was deleted. To be repeated
+        if the server ended in the middle."""
         ...
 
-    async def size(self, application: int) -> LogSize: ...
+    async def size(self, application: int) -> LogSize:
+        """Looks at every entry of the application, in pieces: a second for some million."""
+        ...
 
 
 class Store(FeedbackLog, Protocol):

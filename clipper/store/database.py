@@ -20,6 +20,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote
@@ -30,6 +31,7 @@ from clipper.errors import DiskFull, StoreError
 from clipper.records import State
 
 from .directory import UNFINISHED, sync
+from .migrations import SCHEMA_VERSION, has_schema, migrate
 from .rows import COUNTER, LAST_NUMBER, TABLES, Row, Write, decode, number_body
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,6 @@ Durability: TypeAlias = Literal["full", "process"]
 Work: TypeAlias = Callable[[sqlite3.Connection], Any]
 
 APPLICATION_ID = 0x436C7072  # "Clpr", so that another program's file is not taken for ours
-SCHEMA_VERSION = 1
-SCHEMA = [
-    f"CREATE TABLE {table} (key TEXT PRIMARY KEY NOT NULL, body BLOB NOT NULL, "
-    "sum INTEGER NOT NULL) WITHOUT ROWID"
-    for table in TABLES
-]
 
 # At this size the log is folded into the file; a start reads at most this much of it.
 LOG_BYTES = 4 * 1024 * 1024
@@ -57,6 +53,16 @@ _REFUSED = {
     sqlite3.SQLITE_RANGE,
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+
+class Read:
+    """A work that only reads. It is done after a failed write, too."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __call__(self, connection: sqlite3.Connection) -> Any:
+        return self.work(connection)
 
 
 class Outcome(NamedTuple):
@@ -100,12 +106,20 @@ class Database:
         except (sqlite3.Error, UnicodeError) as error:
             raise _unusable(self.path, error) from error
 
+    def look(self, work: Work) -> Any:
+        """What a work that only reads gives."""
+        try:
+            return work(self._connection)
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+
     def run(self, group: Sequence[Work]) -> list[Outcome]:
         """Do each work in the group and make all of it durable with one flush. A work
         that raises is undone alone. Never raises. A work may be called again after all of
-        the group was rolled back."""
+        the group was rolled back. Neighbours that have the same function `merge` are done
+        by one call of it: merge(connection, works) gives the list of their results."""
         if self._broken is not None:
-            return [Outcome(error=self._refusal()) for _ in group]
+            return [self._look(work) for work in group]
         try:
             outcomes = self._transaction(group)
         except Exception as error:
@@ -152,7 +166,7 @@ class Database:
 
     def _check_version(self) -> None:
         application = self._connection.execute("PRAGMA application_id").fetchone()[0]
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        version = self._version()
         if application != APPLICATION_ID or version < 1:
             raise _damaged(self.path, "it is not a database of Clipper")
         if version > SCHEMA_VERSION:
@@ -162,6 +176,9 @@ class Database:
                 "directory with --data-dir"
             )
 
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
     def _check(self) -> None:
         run = self._connection.execute
         run("BEGIN IMMEDIATE")  # the file is ours alone and can be written
@@ -169,9 +186,12 @@ class Database:
         found = run("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise _damaged(self.path, str(found).replace("\n", " "))
-        tables = run("SELECT sql FROM sqlite_master ORDER BY rowid").fetchall()
-        if tables != [(statement,) for statement in SCHEMA]:
+        version = self._version()
+        if not has_schema(self._connection, version):
             raise _damaged(self.path, "its tables are not those of this version")
+        if version < SCHEMA_VERSION:
+            migrate(self._connection, version)
+            logger.info("%s now has schema %d", self.path, SCHEMA_VERSION)
 
     def _read_table(self, table: str) -> dict[str, bytes]:
         rows = {}
@@ -187,12 +207,25 @@ class Database:
 
     def _transaction(self, group: Sequence[Work]) -> list[Outcome]:
         self._connection.execute("BEGIN IMMEDIATE")
-        outcomes = [self._attempt(work) for work in group]
+        outcomes: list[Outcome] = []
+        for merge, works in groupby(group, _merge_of):
+            if merge is None:
+                outcomes += map(self._attempt, works)
+            else:
+                outcomes += self._attempt_together(merge, list(works))
         self._connection.execute("COMMIT")
         # A file that was removed or replaced takes writes as before, for nobody.
         if _identity(self.path) != self._file:
             raise StoreError("the database file was replaced")
         return outcomes
+
+    def _attempt_together(self, merge: Any, works: list[Work]) -> list[Outcome]:
+        result, error = self._attempt(lambda connection: merge(connection, works))
+        if error is None:
+            return [Outcome(one) for one in result]
+        if len(works) == 1:
+            return [Outcome(error=error)]
+        return [self._attempt(work) for work in works]  # one of them was wrong
 
     def _attempt(self, work: Work) -> Outcome:
         run = self._connection.execute
@@ -206,6 +239,15 @@ class Database:
             outcome = Outcome(error=_refused(error))
         run("RELEASE work")
         return outcome
+
+    def _look(self, work: Work) -> Outcome:
+        """What can still be done after a failed write."""
+        if not isinstance(work, Read):
+            return Outcome(error=self._refusal())
+        try:
+            return Outcome(work(self._connection))
+        except Exception as error:
+            return Outcome(error=_refused(error))
 
     def _failed(self, group: Sequence[Work], error: Exception) -> list[Outcome]:
         try:
@@ -246,12 +288,8 @@ def create(path: Path) -> None:
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with closing(_connect(unfinished)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in SCHEMA:
-                connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            connection.execute("COMMIT")
+            migrate(connection, 0)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         sync(unfinished)
         os.replace(unfinished, path)
@@ -289,6 +327,10 @@ def apply(write: Write, connection: sqlite3.Connection) -> None:
 def _values(row: Row) -> tuple[str, bytes, int]:
     assert row.body is not None
     return row.key, row.body, checksum(row.table, row.key, row.body)
+
+
+def _merge_of(work: Work) -> Any:
+    return getattr(work, "merge", None)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -10,14 +10,16 @@ from clipper.records import State
 
 from .base import Change
 from .directory import SECRET_BYTES, check_digest, check_secret_name
+from .memory_log import MemoryLog
 from .rows import COUNTER, LAST_NUMBER, TABLES, Write, decode, encode, number_body
 
 
-class MemoryStore:
+class MemoryStore(MemoryLog):
     """The Store interface over dictionaries. What it holds lives as long as the object:
     a closed store that is opened again has everything."""
 
     def __init__(self) -> None:
+        super().__init__()
         # All state: the rows as they would lie on disk, blobs by digest, secrets by name.
         self._open = False
         self._tables: dict[str, dict[str, bytes]] = {table: {} for table in TABLES}

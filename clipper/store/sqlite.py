@@ -16,7 +16,9 @@ from clipper.records import State
 from .base import Change
 from .database import Database, Durability, apply, create, log_path
 from .directory import DataDirectory
+from .feedback import Numbers, last_number
 from .rows import encode
+from .sqlite_log import SQLiteLog
 from .writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class SQLiteStore:
+class SQLiteStore(SQLiteLog):
     """The Store interface over a data directory, which is made if it is missing.
 
     With durability "full" an answered commit survives the loss of power, with "process"
@@ -33,6 +35,7 @@ class SQLiteStore:
     """
 
     def __init__(self, data_dir: Path, *, durability: Durability = "full") -> None:
+        super().__init__()
         self._directory = DataDirectory(Path(data_dir).absolute())
         self._durability = durability
         # All state: both threads while the store is open, the task that closes it.
@@ -53,9 +56,7 @@ class SQLiteStore:
             raise
 
     async def commit(self, *changes: Change) -> None:
-        if self._writer is None:
-            raise StoreError("the store is closed")
-        await self._writer.submit(partial(apply, encode(changes)))
+        await self._open_writer().submit(partial(apply, encode(changes)))
 
     async def put_blob(self, data: bytes) -> str:
         return await self._on_files(partial(self._directory.put_blob, data))
@@ -86,6 +87,11 @@ class SQLiteStore:
             await self._writer.stop()
             self._writer = None
 
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise StoreError("the store is closed")
+        return self._writer
+
     async def _on_files(self, work: Callable[[], T]) -> T:
         if self._files is None:
             raise StoreError("the store is closed")
@@ -102,6 +108,7 @@ class SQLiteStore:
             raise
         try:
             state = database.read()
+            self._numbers = Numbers(database.look(last_number))
             self._directory.mark_running()
         except OSError as error:
             self._end(database)

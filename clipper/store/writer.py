@@ -6,24 +6,33 @@ No timer gathers a group: while one flush runs, the next group waits in the queu
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from clipper.errors import Overloaded, StoreError
 from clipper.records import State
 
 from .database import Database, Outcome, Work
 
+logger = logging.getLogger(__name__)
+
 GROUP = 1_000  # works made durable by one flush
 WAITING = 10_000  # works accepted and not yet answered
+WAITING_BYTES = 64 * 1024 * 1024  # of works that said how large they are
+
+# Told the result of a work, or why it failed.
+Done: TypeAlias = Callable[[Any, Exception | None], None]
 
 
 class _Item(NamedTuple):
     work: Work
-    future: asyncio.Future[Any]
+    done: Done
+    size: int
 
 
 class Writer:
@@ -47,8 +56,10 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         # Shared by both threads: the queue alone; None in it is the end.
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
-        # All other state belongs to the loop. The counter is what bounds the queue.
+        # All other state belongs to the loop. The counters are what bounds the
+        # queue.
         self._waiting = 0
+        self._waiting_bytes = 0
         self._accepting = False
         self._stopping = False
         self._started: asyncio.Future[State] = self._loop.create_future()
@@ -67,14 +78,20 @@ class Writer:
     def submit(self, work: Work) -> asyncio.Future[Any]:
         """Run `work` with the connection inside a savepoint of its own; its result once
         it is durable. Raises Overloaded if too much waits, StoreError if closed."""
+        future = self._loop.create_future()
+        self.tell(work, partial(_resolve, future))
+        return future
+
+    def tell(self, work: Work, done: Done, size: int = 0) -> None:
+        """As `submit`, for a work of about `size` bytes. `done` is called on the loop with
+        the result or the error; all are called in the order of the works."""
         if not self._accepting:
             raise StoreError("the store is closed")
-        if self._waiting >= self._limit:
+        if self._waiting >= self._limit or self._waiting_bytes >= WAITING_BYTES:
             raise Overloaded(f"{self._waiting} changes wait for the disk already")
-        future = self._loop.create_future()
         self._waiting += 1
-        self._queue.put(_Item(work, future))
-        return future
+        self._waiting_bytes += size
+        self._queue.put(_Item(work, done, size))
 
     async def stop(self) -> None:
         """Finish what was accepted and close the database. Idempotent."""
@@ -94,13 +111,12 @@ class Writer:
 
     def _settle(self, items: list[_Item], outcomes: list[Outcome]) -> None:
         self._waiting -= len(items)
-        for (_, future), (result, error) in zip(items, outcomes, strict=True):
-            if future.done():  # nobody waits any more
-                continue
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+        self._waiting_bytes -= sum(item.size for item in items)
+        for item, (result, error) in zip(items, outcomes, strict=True):
+            try:
+                item.done(result, error)
+            except Exception:
+                logger.exception("who was told of a work of the store raised")
 
     def _begun(self, state: State | None, error: BaseException | None) -> None:
         if self._started.done():
@@ -163,6 +179,15 @@ class Writer:
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.done():  # nobody waits any more
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 def _lost(items: list[_Item]) -> list[Outcome]:

@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite(f"{__name__}.contract")
+pytest.register_assert_rewrite(f"{__name__}.contract", f"{__name__}.log_contract")

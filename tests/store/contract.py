@@ -27,6 +27,8 @@ from clipper.store.base import (
     Store,
 )
 
+from .log_contract import LogContract
+
 
 def application(name: str, number: int = 1, **fields: Any) -> ApplicationRecord:
     return ApplicationRecord(name, number, "doubles", 20_000, **fields)
@@ -76,7 +78,7 @@ async def reopened(store: Store) -> State:
     return await store.open()
 
 
-class StoreContract:
+class StoreContract(LogContract):
     async def test_is_empty_at_first(self, store: Store) -> None:
         assert await store.open() == State()
 

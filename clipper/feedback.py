@@ -254,7 +254,7 @@ class Feedback:
 
     def _said(self, item: Item) -> events.Feedback:
         label = None if item.label is msgspec.UNSET else item.label
-        return events.Feedback(label=label, reward=item.reward)
+        return events.Feedback(losses={}, label=label, reward=item.reward)
 
     def _event(
         self, item: Item, decision: Decision, outputs: Mapping[Arm, bytes | str]
@@ -285,20 +285,30 @@ class Feedback:
         """The losses of these outputs under a label."""
         loss, value = self._application.loss, self._application.rendering.value
         values = {arm: value(output) for arm, output in outputs.items()}
-        event.losses = {arm: loss(label, found) for arm, found in values.items()}
+        refused: InvalidInput | None = None
+        for arm, found in values.items():
+            try:
+                event.losses[arm] = loss(label, found)
+            except InvalidInput as error:
+                refused = error
+        if refused is not None:
+            if not event.losses:
+                raise refused  # it is the label that fits nothing
+            # the others can be judged, so an output that cannot be is wrong
+            event.losses.update(dict.fromkeys(values.keys() - event.losses.keys(), 1.0))
         if self._learner.policy.needs_outputs:
             event.outputs = values
 
     def _loss_of_answer(self, label: Any, decision: Decision) -> float:
         rendering, loss = self._application.rendering, self._application.loss
-        if decision.answer is not None:
-            return loss(label, rendering.value(decision.answer))
-        if rendering.default is None:
+        # where the arm failed, its answer was the default output
+        answer = rendering.default if decision.answer is None else decision.answer
+        if answer is None:
             return 1.0
-        try:  # the arm failed, so its answer was the default output
-            return loss(label, msgspec.json.decode(rendering.default))
-        except InvalidInput:
-            return 1.0  # which this loss cannot judge
+        try:
+            return loss(label, rendering.value(answer))
+        except InvalidInput:  # an answer that this loss cannot judge
+            return 1.0
 
     def _arm(self, generation: int) -> Arm:
         for arm in self._application.arms:

@@ -305,6 +305,12 @@ async def test_an_output_that_cannot_be_judged_is_told(school: Make) -> None:
     assert await class_.entries() == []
 
 
+async def test_a_member_whose_output_cannot_be_judged_was_wrong(school: Make) -> None:
+    class_ = school("hedge", loss="absolute(10)")
+    assert class_.give(class_.ask(b"3", b'{"a":1}'), label=3).accepted
+    assert class_.means == [0.0, 1.0]
+
+
 async def test_feedback_for_somebody_else_is_refused(school: Make) -> None:
     class_ = school()
     query_id = class_.ask(b"3", subject=Subject("alice"))

@@ -86,6 +86,8 @@ class ApplicationStats:
         self.overloads: Counter[str] = Counter()  # of the overloaded ones, by cause
         self.cancelled = 0  # rows whose client went away
         self.feedback = 0  # pieces of feedback learned from
+        self.duplicates = 0  # pieces that had been said before
+        self.refused: Counter[str] = Counter()  # pieces that were not taken, by code
         self.missing: Counter[str] = Counter()  # members of an ensemble that came too late
         self.latency = Histogram(time_buckets())
         self._models: tuple[DispatcherStats, ...] = ()

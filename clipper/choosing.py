@@ -138,6 +138,15 @@ class Chooser:
             compiled = self._compiled = self._compile(None, None, now)
         return self._draw(compiled, uid)
 
+    def weights(self, user: User | None = None) -> dict[Arm, float]:
+        """How probable each arm is as things stand, or how much it counts in an ensemble.
+        Arms that are not open to choice are left out; all are under a policy that decides
+        by the context."""
+        if self._learner.policy.contextual or not self._arms:
+            return {}
+        compiled = self._compile(user, None, 0.0)
+        return dict(zip(compiled.arms, compiled.weights, strict=True))
+
     def _for_user(self, user: User, now: float) -> _Compiled:
         compiled: _Compiled | None = user.compiled
         if (

@@ -35,7 +35,7 @@ LAYERS = (
     ("shadowing",),
     ("catalog", "application"),
     ("feedback",),
-    ("engine", "explanation"),
+    ("engine", "explanation", "pieces"),
     ("frontend", "dashboard"),
     ("server",),
     ("cli+demo",),

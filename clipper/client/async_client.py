@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode
+
+from msgspec import UNSET
 
 from clipper.batching.registry import Batching
 from clipper.client import upload
 from clipper.client.address import Address
 from clipper.client.bodies import (
     default_text,
+    feedback_fields,
     given,
+    may_repeat,
+    outcome_of,
     prediction_of,
     prediction_or_error,
     query_fields,
     version_text,
 )
+from clipper.client.insistence import PASSING, batched, insist
 from clipper.client.local import start_server, stop_server
 from clipper.client.transport import Transport
 from clipper.errors import ClipperError, Forbidden, InvalidInput, NotFound
 from clipper.runtime import Runtime
 from clipper.values import Prediction, check_name
+
+_FEEDBACK_AT_ONCE = 500  # pieces to a request
 
 
 class AsyncClipper:
@@ -351,6 +360,111 @@ class AsyncClipper:
                 if isinstance(result, ClipperError):
                     raise result
         return results
+
+    # -- feedback ----------------------------------------------------------------------
+
+    async def update(
+        self,
+        name: str,
+        query_id: str | None = None,
+        label: Any = UNSET,
+        *,
+        reward: float | None = None,
+        uid: int | str | None = None,
+        input: Any = UNSET,
+        context: Any = None,
+        feedback_id: str | None = None,
+    ) -> bool:
+        """Tell an application what an answer was worth; whether it knew that already.
+
+        On a query by its id, with the `label` that its output should have had, or with a
+        `reward` from 0 to 1. Or on an `input` with its label, for policies that learn
+        without a decision; `feedback_id` then names this piece of feedback. It is durable
+        when this returns. With a query_id or a feedback_id it counts once however often it
+        is sent, so it is sent again, a few times, where the connection breaks or the server
+        is overloaded. Raises ResendInput where the server lost the decision and needs
+        `input` and `context` again.
+        """
+        fields = feedback_fields(query_id, label, reward, uid, input, context, feedback_id)
+        app = check_name("the application", name)
+
+        async def send() -> Any:
+            return await self._post(app, "update", fields)
+
+        return bool((await insist(send, may_repeat(fields)))["duplicate"])
+
+    async def update_many(
+        self,
+        name: str,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Give many pieces of feedback, each a mapping of what `update` takes.
+
+        For each, in order, whether it was known already. If some were refused, the first
+        such error is raised once all were given, or, with `return_exceptions`, each error
+        stands in its place.
+        """
+        app = check_name("the application", name)
+        outcomes: list[bool | ClipperError] = []
+        for some in batched(items, _FEEDBACK_AT_ONCE):
+            outcomes += await self._give(app, some)
+        if not return_exceptions:
+            for outcome in outcomes:
+                if isinstance(outcome, ClipperError):
+                    raise outcome
+        return outcomes
+
+    async def _give(
+        self, app: str, items: Sequence[Mapping[str, Any]]
+    ) -> list[bool | ClipperError]:
+        outcomes: list[bool | ClipperError | None] = [None] * len(items)
+        left = [*range(len(items))]
+
+        async def send() -> None:
+            body = {"feedback": [feedback_fields(**items[index]) for index in left]}
+            answer = await self._post(app, "update", body)
+            for index, outcome in zip(left, answer["feedback"], strict=True):
+                outcomes[index] = outcome_of(outcome)
+            left[:] = [index for index in left if isinstance(outcomes[index], PASSING)]
+            if left:
+                raise PASSING[0]("the server was too busy for some of it")
+
+        try:
+            await insist(send, all(map(may_repeat, items)))
+        except ClipperError:
+            if None in outcomes:
+                raise
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def set_policy(self, /, name: str, policy: str, **options: Any) -> dict[str, Any]:
+        """Let an application choose by another policy, or with other options. What was
+        learned is kept where it means something to the new policy."""
+        body = {"app_name": name, "policy": {"name": policy, "options": options}}
+        return await self._object("set_policy", body)
+
+    async def get_state(
+        self, name: str, uid: int | str | None = None
+    ) -> dict[str, Any] | None:
+        """What an application has learned, or what it has learned of one user: for each
+        arm its weight, how often feedback told its loss (`pulls`) and its mean loss. None
+        if there is no such application."""
+        return await self._info("get_state", given(app_name=name, uid=uid))
+
+    async def forget_user(self, name: str, uid: int | str) -> None:
+        """Delete what was learned of a user, and the uid from the feedback log."""
+        await self._object("forget_user", {"app_name": name, "uid": uid})
+
+    async def export_feedback(
+        self, name: str, *, after: int = 0, kind: str = "feedback"
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The feedback log of an application, or with kind="decisions" the log of what was
+        decided, entry by entry from behind number `after`."""
+        app = check_name("the application", name)
+        path = f"/admin/feedback/{app}?" + urlencode({"kind": kind, "after": after})
+        async for line in self._transport.lines(path):
+            yield line
 
     # -- looking at the server ---------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from clipper.errors import ClipperError, InvalidInput, from_wire
 from clipper.values import Prediction
@@ -73,6 +75,42 @@ def query_fields(
         deadline_ms=deadline_ms,
         cache=None if cache else False,
     )
+
+
+def feedback_fields(
+    query_id: str | None = None,
+    label: Any = UNSET,
+    reward: float | None = None,
+    uid: int | str | None = None,
+    input: Any = UNSET,
+    context: Any = None,
+    feedback_id: str | None = None,
+) -> dict[str, Any]:
+    """One piece of feedback. A label or an input of None is null."""
+    fields = given(
+        query_id=query_id,
+        reward=reward,
+        uid=uid,
+        context=context,
+        feedback_id=feedback_id,
+    )
+    for name, value in (("label", label), ("input", input)):
+        if value is not UNSET:
+            fields[name] = value
+    return fields
+
+
+def may_repeat(fields: Mapping[str, Any]) -> bool:
+    """Whether feedback that may have been taken can be sent again without counting
+    twice."""
+    return bool(fields.get("query_id") or fields.get("feedback_id"))
+
+
+def outcome_of(answer: dict[str, Any]) -> bool | ClipperError:
+    """Whether feedback was a duplicate, or why it was refused."""
+    if "error" in answer:
+        return from_wire(answer["error"], answer.get("cause", ""))
+    return bool(answer["duplicate"])
 
 
 def prediction_of(answer: dict[str, Any]) -> Prediction:

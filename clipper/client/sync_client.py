@@ -11,7 +11,13 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterator,
+)
 from concurrent.futures import Future
 from functools import update_wrapper, wraps
 from pathlib import Path
@@ -23,6 +29,8 @@ from clipper.errors import ClipperError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_ENTRIES_AT_ONCE = 200  # of a log that is read entry by entry
 
 
 class _LoopThread:
@@ -212,10 +220,43 @@ class Clipper:
 
     predict = _waiting(AsyncClipper.predict)
     predict_batch = _waiting(AsyncClipper.predict_batch)
+    update = _waiting(AsyncClipper.update)
+    update_many = _waiting(AsyncClipper.update_many)
+    set_policy = _waiting(AsyncClipper.set_policy)
+    get_state = _waiting(AsyncClipper.get_state)
+    forget_user = _waiting(AsyncClipper.forget_user)
+
+    def export_feedback(
+        self, name: str, *, after: int = 0, kind: str = "feedback"
+    ) -> Iterator[dict[str, Any]]:
+        """The feedback log of an application, or with kind="decisions" the log of what was
+        decided, entry by entry from behind number `after`."""
+        entries = self._client.export_feedback(name, after=after, kind=kind)
+        try:
+            while some := self._run(_take(entries, _ENTRIES_AT_ONCE)):
+                yield from some
+        finally:
+            self._run(_close(entries))
+
     status = _waiting(AsyncClipper.status)
     explain = _waiting(AsyncClipper.explain)
     metrics = _waiting(AsyncClipper.metrics)
     drain = _waiting(AsyncClipper.drain)
+
+
+async def _take(entries: AsyncIterator[T], most: int) -> list[T]:
+    """The next few; to cross from one thread to the other costs more than an entry."""
+    some: list[T] = []
+    async for entry in entries:
+        some.append(entry)
+        if len(some) >= most:
+            break
+    return some
+
+
+async def _close(entries: AsyncIterator[T]) -> None:
+    assert isinstance(entries, AsyncGenerator)
+    await entries.aclose()
 
 
 def _say(sentence: str) -> None:

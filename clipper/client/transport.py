@@ -106,6 +106,22 @@ class Transport:
             async for line in _lines(response):
                 yield _decode_line(line)
 
+    async def lines(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """The JSON lines that a GET on the admin port answers, as they come."""
+        for attempt in (1, 2):
+            url, token = self.endpoints.admin + path, self._admin_token()
+            try:
+                async with self._response(
+                    "GET", url, None, None, token, _QUICK
+                ) as response:
+                    async for line in _lines(response):
+                        yield _decode_line(line)
+                    return
+            except Unauthorized:  # before the first line
+                self.forget()
+                if attempt == 2 or self._admin_token() == token:
+                    raise
+
     def _admin_token(self) -> str | None:
         return self.address.check_token(self.endpoints.token)
 
@@ -204,7 +220,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         for line in complete:
             yield line
         if len(pending) > _LINE_BYTES:
-            raise ClipperError("the server sent a line of progress without an end")
+            raise ClipperError("the server sent a line without an end")
     if pending:
         yield pending
 

@@ -14,6 +14,7 @@ from clipper.batching.latency import LatencyModel
 from clipper.batching.load import ReplicaLoad
 from clipper.batching.outcomes import FULL, REFUSED, SHED
 from clipper.cache import PredictionCache
+from clipper.explanation.arms import choosing
 from clipper.explanation.facts import (
     Attainment,
     CacheUse,
@@ -64,6 +65,7 @@ def collect(application: Application, cache: PredictionCache[Any]) -> Facts:
         cache=_cache(application, cache),
         linked=list(application.record.models),
         models=[_model(model, model in current, recent) for model in (*current, *others)],
+        choosing=choosing(application),
     )
 
 

@@ -6,6 +6,8 @@ Milliseconds and shares from 0 to 1; None where nothing is known yet. `recent` i
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -137,6 +139,58 @@ class ModelFacts(msgspec.Struct, frozen=True):
     replicas: list[ReplicaFacts] = []
 
 
+class ShadowFacts(msgspec.Struct, frozen=True):
+    """How a candidate that never answers would have done; `agreement` is the share of its
+    outputs that were the answer."""
+
+    agreement: float | None = None
+    compared: int = 0
+    failed: int = 0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+
+
+class GuardFacts(msgspec.Struct, frozen=True):
+    """How an arm under a guard does since the policy was set."""
+
+    queries: int = 0
+    failures: int = 0
+    p95_ms: float | None = None
+
+
+class ArmFacts(msgspec.Struct, frozen=True):
+    """One candidate. `weight` is the probability that it answers a query, or how much it
+    counts in an ensemble; None where the context decides. `feedback` is how often its loss
+    became known."""
+
+    arm: str  # "name:version#generation"
+    model: str  # "name:version"
+    weight: float | None = None
+    feedback: int = 0
+    mean_loss: float | None = None
+    halted: str | None = None  # why a guard took it out
+    missing: int = 0  # answers of the ensemble that it came too late for
+    guard: GuardFacts | None = None
+    shadow: ShadowFacts | None = None
+
+
+class Choosing(msgspec.Struct, frozen=True):
+    """How the application chooses among its candidates, and from what feedback."""
+
+    policy: str = "static"
+    options: dict[str, Any] = {}
+    kind: str = "single"  # or "ensemble"
+    contextual: bool = False
+    personal: bool = False
+    learns: bool = False
+    unavailable: str | None = None  # why the policy cannot be had
+    feedback: int = 0  # pieces taken, the next two too since the start
+    duplicates: int = 0
+    refused: dict[str, int] = {}  # by code
+    users_in_memory: int = 0
+    arms: list[ArmFacts] = []
+
+
 class Facts(msgspec.Struct, frozen=True):
     """Everything that an explanation goes by."""
 
@@ -149,6 +203,7 @@ class Facts(msgspec.Struct, frozen=True):
     cache: CacheUse = CacheUse()
     linked: list[str] = []  # names of models
     models: list[ModelFacts] = []
+    choosing: Choosing = Choosing()
 
 
 class Explanation(Facts, frozen=True):

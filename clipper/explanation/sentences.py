@@ -10,6 +10,7 @@ from math import ceil
 
 from msgspec.structs import astuple
 
+from clipper.explanation.choice import choice_sentences, trouble
 from clipper.explanation.facts import Facts, Failure, ModelFacts, Overload
 from clipper.explanation.speed import SLOW, may_grow, speed_sentences, too_slow
 from clipper.explanation.words import count, duration, percent, rate, seconds, sentence
@@ -40,9 +41,11 @@ def sentences(facts: Facts) -> list[str]:
     lines = _models_missing(facts)
     for model in current:
         lines += _state(model)
+    lines += trouble(facts)
     lines += _attainment(facts)
     lines += _failures(facts)
     lines += _latency(facts)
+    lines += choice_sentences(facts)
     asked = [model for model in facts.models if _matters(model, facts)]
     overloads = {model.model: _overload(model, facts) for model in asked}
     lines += [line for said in overloads.values() for line in said]

@@ -9,6 +9,8 @@ def count(number: int, noun: str = "row") -> str:
 
 
 def _plural(noun: str) -> str:
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 

@@ -32,9 +32,10 @@ from clipper.errors import (
     Unavailable,
 )
 from clipper.frontend.gate import MSGPACK, MULTIPART, Gate
+from clipper.frontend.lines import Lines
 from clipper.frontend.operations import decode_json, decode_msgpack
 from clipper.frontend.original import Version
-from clipper.frontend.web import HEAD, SAFE_HEADERS
+from clipper.frontend.web import HEAD
 from clipper.records import BatchingSettings, ModelRecord
 from clipper.values import check_name
 from clipper.workers.packaging import python_version
@@ -255,42 +256,6 @@ class DeployRoute:
                 return
             yield event
             last = event
-
-
-class Lines:
-    """JSON lines as they come, to a reader that may go away."""
-
-    def __init__(self, request: web.Request, write_seconds: float) -> None:
-        self._request = request
-        self._write_seconds = write_seconds
-        # proxies that gather answers would hold the lines back
-        headers = {**SAFE_HEADERS, "X-Accel-Buffering": "no"}
-        self.response = web.StreamResponse(headers=headers)
-        self.response.content_type = "application/x-ndjson"
-        self._gone = False
-
-    async def write(self, value: dict[str, Any]) -> None:
-        await self._send(msgspec.json.encode(value) + b"\n")
-
-    async def end(self) -> None:
-        await self._send(b"")
-
-    async def _send(self, data: bytes) -> None:
-        """Write, or end the answer with no data; nothing once the reader is gone."""
-        if self._gone:
-            return
-        try:
-            async with asyncio.timeout(self._write_seconds):
-                if not self.response.prepared:
-                    await self.response.prepare(self._request)
-                if data:
-                    await self.response.write(data)
-                else:
-                    await self.response.write_eof()
-        except (ConnectionError, TimeoutError):
-            self._gone = True
-            if self._request.transport is not None:
-                self._request.transport.abort()
 
 
 async def _next_part(reader: MultipartReader, name: str) -> BodyPartReader:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from clipper.errors import Conflict, DeployFailed
 from clipper.frontend import admin as admin_module
-from clipper.frontend.deploy import DeployRoute, Lines
+from clipper.frontend.deploy import DeployRoute
 from clipper.model import Model
 from clipper.records import ApplicationRecord, ModelRecord
 from clipper.values import ModelId

@@ -15,6 +15,7 @@ from clipper.engine import Engine
 from clipper.explanation.collect import explain
 from clipper.frontend.deploy import DeployRoute
 from clipper.frontend.gate import Gate
+from clipper.frontend.log_export import LogRoute
 from clipper.frontend.operations import Operations, add_route, text_response
 from clipper.frontend.original import (
     NamedVersion,
@@ -25,7 +26,7 @@ from clipper.frontend.original import (
 )
 from clipper.frontend.web import json_response, middleware
 from clipper.model import Model
-from clipper.values import check_name
+from clipper.values import check_name, check_uid
 from clipper.version import __version__
 
 Replicas = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -48,6 +49,11 @@ class Undeploy(NamedVersion, forbid_unknown_fields=True):
 class SetPolicy(msgspec.Struct, forbid_unknown_fields=True):
     app_name: str
     policy: str | Policy
+
+
+class ForgetUser(msgspec.Struct, forbid_unknown_fields=True):
+    app_name: str
+    uid: int | str
 
 
 class Drain(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +84,7 @@ class AdminRoutes:
             ("scale", Scale, self.scale),
             ("undeploy", Undeploy, self.undeploy),
             ("set_policy", SetPolicy, self.set_policy),
+            ("forget_user", ForgetUser, self.forget_user),
             ("drain", Drain, self.drain),
         ]
         for name, kind, work in changes:
@@ -85,6 +92,8 @@ class AdminRoutes:
             add_route(application, "POST", f"/admin/{name}", handler)
         deploy = DeployRoute(self._engine, self._gate, self._limits)
         add_route(application, "POST", "/admin/deploy", deploy.handle)
+        logs = LogRoute(self._engine, self._limits)
+        add_route(application, "GET", "/admin/feedback/{app}", logs.handle)
         add_route(application, "GET", "/admin/ping", self.ping)
         add_route(application, "GET", "/admin/status", self.status)
         add_route(application, "GET", "/admin/applications/{app}/explain", self.explain)
@@ -118,6 +127,14 @@ class AdminRoutes:
     async def set_policy(self, body: SetPolicy) -> dict[str, Any]:
         record = await self._engine.set_policy(body.app_name, policy_settings(body.policy))
         return {"app_name": record.name, "policy": record.policy}
+
+    async def forget_user(self, body: ForgetUser) -> dict[str, Any]:
+        """Delete what was learned of a user, and the uid from the feedback log."""
+        uid = check_uid(body.uid, "$.uid")
+        assert uid is not None
+        application = self._engine.application(body.app_name)
+        await self._engine.learning.forget(application.learner, uid)
+        return {"app_name": application.name, "uid": uid}
 
     async def drain(self, body: Drain) -> web.Response:
         self._on_drain()

@@ -8,7 +8,7 @@ import msgspec
 
 from clipper.application import Application
 from clipper.engine import Engine
-from clipper.errors import NotFound, Unavailable
+from clipper.errors import ClipperError, NotFound, Unavailable
 from clipper.frontend.decoding import Block, Decoder, Request
 from clipper.frontend.feedback_decoding import decode_feedback, no_parameters
 from clipper.frontend.gate import JSON
@@ -81,9 +81,13 @@ class QueryApi:
             raise no_application(name)
         if self._engine.draining:
             raise Unavailable("the server is shutting down")
-        no_parameters(parameters)
         most = self._engine.settings.limits.rows_per_request
-        items, single = decode_feedback(application.input_type, media, body, most)
+        try:
+            no_parameters(parameters)
+            items, single = decode_feedback(application.input_type, media, body, most)
+        except ClipperError as error:
+            application.stats.refused[error.code] += 1
+            raise
         update = Update(len(items), single, receiver)
         return update.begin(self._engine.feedback[name], items)
 

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from clipper.engine import Engine
 from clipper.errors import InvalidInput
+from clipper.explanation.arms import learned
 from clipper.frontend.operations import Operations, add_route
 from clipper.inputs import parse_input_type
 from clipper.model import Model
@@ -26,7 +27,7 @@ from clipper.records import (
     ModelRecord,
     PolicySettings,
 )
-from clipper.values import ModelId, check_name
+from clipper.values import ModelId, check_name, check_uid
 
 Version = int | str
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
@@ -91,7 +92,7 @@ class Verbose(msgspec.Struct):
 
 class StateOf(msgspec.Struct):
     app_name: str
-    uid: int | str | UnsetType = UNSET
+    uid: int | str | UnsetType | None = UNSET
 
 
 class OriginalRoutes:
@@ -236,18 +237,14 @@ class OriginalRoutes:
             return {}
         return _replica(model, body.replica_id)
 
-    async def get_state(self, body: StateOf) -> str:
-        """The policy of an application, its arms and what it has learned, as JSON text.
-        `static`, the only policy, learns nothing, from no user."""
+    async def get_state(self, body: StateOf) -> dict[str, Any]:
+        """What an application, or one of its users, has learned. The original answered
+        its default output here."""
         application = self._engine.applications.get(body.app_name)
+        uid = None if body.uid is UNSET else check_uid(body.uid, "$.uid")
         if application is None:
-            return "{}"
-        state = {
-            "policy": application.record.policy.name,
-            "arms": [str(model.id) for model in application.models],
-            "state": {},
-        }
-        return msgspec.json.encode(state).decode()
+            return {}
+        return await learned(self._engine.learning, application, uid)
 
     # -- pieces -------------------------------------------------------------------------
 

@@ -14,9 +14,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from clipper.application import Application
 from clipper.engine import Engine
+from clipper.explanation.arms import weights_of
 from clipper.explanation.collect import capacity_of
 from clipper.metrics import Histogram
 from clipper.model import Model
+from clipper.selection.policy import model_of
 from clipper.workers.replica_set import State
 
 T = TypeVar("T")
@@ -89,6 +91,17 @@ FAILURE_CODES = (
     "unavailable",
 )
 MAX_CODES = 32
+REFUSAL_CODES = (
+    "conflict",
+    "disk_full",
+    "invalid_input",
+    "not_found",
+    "overloaded",
+    "query_id_expired",
+    "resend_input",
+    "store_error",
+    "unavailable",
+)
 
 
 def _failures(application: Application) -> Iterable[tuple[str, float]]:
@@ -124,6 +137,56 @@ def _row_seconds(model: Model) -> float:
 def _capacity(model: Model) -> float:
     capacity = capacity_of(model)
     return nan if capacity is None else capacity
+
+
+def _refused(application: Application) -> Iterable[tuple[str, float]]:
+    counted = dict(application.stats.refused.most_common(MAX_CODES))
+    return {**dict.fromkeys(REFUSAL_CODES, 0), **counted}.items()
+
+
+def _weights(application: Application) -> Iterable[tuple[str, float]]:
+    return [(str(model_of(a)), w) for a, w in weights_of(application).items()]
+
+
+def _mean_losses(application: Application) -> Iterable[tuple[str, float]]:
+    totals = application.learner.population.totals
+    for arm in application.arms:
+        mean = totals[arm].mean if arm in totals else None
+        yield str(model_of(arm)), nan if mean is None else mean
+
+
+def _pulls(application: Application) -> Iterable[tuple[str, float]]:
+    totals = application.learner.population.totals
+    for arm in application.arms:
+        yield str(model_of(arm)), totals[arm].count if arm in totals else 0.0
+
+
+def _halted(application: Application) -> Iterable[tuple[str, float]]:
+    halted = application.learner.halted
+    return [(str(model_of(arm)), float(arm in halted)) for arm in application.arms]
+
+
+def _missing(application: Application) -> Iterable[tuple[str, float]]:
+    if not application.learner.policy.ensemble:
+        return []
+    missing = application.stats.missing
+    names = [str(model_of(arm)) for arm in application.arms]
+    return [(name, missing[name]) for name in names]
+
+
+def _agreement(application: Application) -> Iterable[tuple[str, float]]:
+    for arm in application.arms:
+        found = application.comparisons.get(arm)
+        if found is not None:
+            share = found.agreement
+            yield str(model_of(arm)), nan if share is None else share
+
+
+def _shadow_failures(application: Application) -> Iterable[tuple[str, float]]:
+    for arm in application.arms:
+        found = application.comparisons.get(arm)
+        if found is not None:
+            yield str(model_of(arm)), found.failed
 
 
 APPLICATION: tuple[Series[Application], ...] = (
@@ -163,6 +226,81 @@ APPLICATION: tuple[Series[Application], ...] = (
         "Share of the rows of the last 30 to 60 s that a model answered in time; 1 when "
         "none came.",
         _attainment,
+    ),
+    Number(
+        COUNTER,
+        "clipper_application_feedback",
+        "Pieces of feedback that were taken and learned from.",
+        lambda application: application.stats.feedback,
+    ),
+    Number(
+        COUNTER,
+        "clipper_application_feedback_duplicates",
+        "Pieces of feedback that had been given before.",
+        lambda application: application.stats.duplicates,
+    ),
+    Tally(
+        COUNTER,
+        "clipper_application_feedback_refused",
+        "Pieces of feedback that were not taken, by the code of the answer.",
+        "code",
+        _refused,
+    ),
+    Number(
+        GAUGE,
+        "clipper_application_users_in_memory",
+        "Users whose own experience is in memory.",
+        lambda application: len(application.learner.users),
+    ),
+    Tally(
+        GAUGE,
+        "clipper_application_arm_weight",
+        "The probability that this model version answers a query, or its weight in the "
+        "ensemble, for users without feedback of their own; none where the context does it.",
+        "arm",
+        _weights,
+    ),
+    Tally(
+        GAUGE,
+        "clipper_application_arm_mean_loss",
+        "The mean loss of this model version under all feedback; NaN before the first.",
+        "arm",
+        _mean_losses,
+    ),
+    Tally(
+        GAUGE,
+        "clipper_application_arm_feedback",
+        "How often feedback told the loss of this model version, over all restarts.",
+        "arm",
+        _pulls,
+    ),
+    Tally(
+        GAUGE,
+        "clipper_application_arm_halted",
+        "1 for a model version that a guard took out.",
+        "arm",
+        _halted,
+    ),
+    Tally(
+        COUNTER,
+        "clipper_application_missing_members",
+        "Answers of an ensemble that this member came too late for.",
+        "arm",
+        _missing,
+    ),
+    Tally(
+        GAUGE,
+        "clipper_application_shadow_agreement",
+        "Share of a shadow's outputs that were the answer; NaN before the first.",
+        "arm",
+        _agreement,
+    ),
+    Tally(
+        COUNTER,
+        "clipper_application_shadow_failures",
+        "Queries on which a shadow failed.",
+        "arm",
+        _shadow_failures,
     ),
 )
 
@@ -357,6 +495,31 @@ ENGINE: tuple[Series[Engine], ...] = (
         "clipper_cache_evictions",
         "Outputs that made room for others.",
         lambda engine: engine.cache.evictions,
+    ),
+    Number(
+        GAUGE,
+        "clipper_decisions_in_memory",
+        "Decisions that feedback finds without asking the disk.",
+        lambda engine: len(engine.learning.decisions),
+    ),
+    Number(
+        COUNTER,
+        "clipper_decisions_written",
+        "Decisions that were written to the disk.",
+        lambda engine: engine.learning.decisions.written,
+    ),
+    Number(
+        COUNTER,
+        "clipper_decisions_written_bytes",
+        "Bytes of the decisions that were written to the disk.",
+        lambda engine: engine.learning.decisions.written_bytes,
+    ),
+    Number(
+        COUNTER,
+        "clipper_decisions_lost",
+        "Decisions that could not be written: feedback on them needs the input again once "
+        "memory has let go of them.",
+        lambda engine: engine.learning.decisions.lost,
     ),
 )
 

@@ -197,7 +197,7 @@ async def test_an_application_as_the_oldest_clients_register_it(admin: AdminPort
         ({"cache_ttl_seconds": 0}, "cache_ttl_seconds must be a positive number"),
         ({"cache_ttl_seconds": "1"}, "got a string at $.cache_ttl_seconds"),
         ({"on_overload": "panic"}, "on_overload must be one of"),
-        ({"loss": "none"}, "loss must be one of"),
+        ({"loss": "none"}, "loss must be zero_one, absolute"),
     ],
 )
 async def test_applications_that_are_refused(
@@ -299,8 +299,11 @@ async def test_the_state_of_an_application(admin: AdminPort) -> None:
     await admin.post("add_app", APP | {"models": ["sum"]})
     await admin.post("add_model", MODEL)
     answer = await admin.post("get_state", {"app_name": "digits", "uid": 0})
-    assert (answer.status, answer.media) == (200, "text/plain")
-    assert answer.value == '{"policy":"static","arms":["sum:1"],"state":{}}'
+    assert (answer.status, answer.media) == (200, "application/json")
+    state = answer.value
+    assert (state["policy"], state["uid"], state["known"]) == ("static", "0", False)
+    assert [arm["model"] for arm in state["arms"]] == ["sum:1"]
+    assert state["state"] == {}
 
 
 # -- ours ------------------------------------------------------------------------------
@@ -486,7 +489,7 @@ async def test_an_explanation(admin: AdminPort) -> None:
     found = answer.value
     assert set(found) == {
         "application", "slo_ms", "attainment", "failures", "recent_overload", "latency",
-        "cache", "linked", "models", "sentences",
+        "cache", "linked", "models", "choosing", "sentences",
     }  # fmt: skip
     assert (found["application"], found["slo_ms"], found["linked"]) == (
         "digits",

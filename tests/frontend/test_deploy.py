@@ -15,6 +15,7 @@ from aiohttp import web
 from clipper.errors import Conflict, DeployFailed
 from clipper.frontend import admin as admin_module
 from clipper.frontend.deploy import DeployRoute
+from clipper.frontend.lines import Lines
 from clipper.model import Model
 from clipper.records import ApplicationRecord, ModelRecord
 from clipper.values import ModelId

@@ -540,13 +540,16 @@ class Application:
 
     def prediction(self, query: Query) -> Prediction:
         """The settled query as a value. Raises where there is no default output."""
-        return self.make_prediction(query.issue_id().decode(), query.output, query.panel)
+        query_id = query.issue_id().decode()
+        return self.make_prediction(query_id, query.output, query.choice, query.panel)
 
     def make_prediction(
-        self, query_id: str, output: Output, panel: Panel | None = None
+        self, query_id: str, output: Output, choice: Choice, panel: Panel | None = None
     ) -> Prediction:
         value, default, why = self.rendering.answer(output)
         prediction = Prediction(query_id, value, default, why)
+        if choice.told and choice.model is not None and not default:
+            prediction.model = str(choice.model.id)
         if panel is not None:
             prediction.missing = panel.missing
             prediction.confidence = None if default else panel.confidence

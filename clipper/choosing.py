@@ -14,7 +14,7 @@ from clipper.learning.learner import Learner
 from clipper.learning.users import User
 from clipper.query_id import QueryIds, Stamp
 from clipper.selection.draw import Odds, as_logged, sticky
-from clipper.selection.policy import Arm, Ensemble, SingleChoice, Subject, generation_of
+from clipper.selection.policy import Arm, Ensemble, SingleChoice, Subject, generation_of, model_of
 
 if TYPE_CHECKING:
     from clipper.model import Model
@@ -29,12 +29,13 @@ class Choice:
 
     Under a single choice `index` is the arm that was drawn, with `propensity`, and `odds`
     are those of all arms; under an ensemble `index` is None and `odds` are the weights of
-    its members. `shadows` are asked as well and do not answer.
+    its members. `shadows` are asked as well and do not answer. `told` is what an answer
+    says of it: which model it is from, where there was a choice.
     """
 
     __slots__ = (
         "arms", "context", "generation", "index", "model", "models", "odds", "propensity",
-        "shadows", "stamp",
+        "shadows", "stamp", "told",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,9 @@ class Choice:
         self.stamp = stamp
         self.context = context
         self.shadows = shadows
+        self.told = b""
+        if index is not None and len(arms) > 1:
+            self.told = b',"model":"%b"' % str(model_of(arms[index])).encode()
 
     @property
     def arm(self) -> Arm | None:

@@ -75,13 +75,16 @@ class Prediction:
     """The answer to one query, as an embedding program sees it.
 
     `output` is the parsed output; `default` tells whether it is the application's
-    default output, and `default_explanation` then says why.
+    default output, and `default_explanation` then says why. `model` is the version that
+    answered, as name:version, where there was a choice; `confidence` and `missing` tell of
+    the members of an ensemble.
     """
 
     query_id: str
     output: Any
     default: bool = False
     default_explanation: str | None = None
+    model: str | None = None
     confidence: float | None = None
     missing: list[str] = field(default_factory=list)
 

@@ -33,6 +33,32 @@ SAYS = {
         "version 1 sees a 2, it is a 2",
         "rolled back to version 1",
     ],
+    "bandit.py": [
+        "queries 250-299: 9",
+        "<- the forest fails from here on",
+        "0% answered by the forest",
+        "forest:1: mean loss 0.",
+    ],
+    "ensemble.py": [
+        "forest4 alone: 7",
+        "the ensemble: ",
+        "where it is confident",
+        "votes came too late and were not waited for",
+        "forest0:1: weight 0.",
+    ],
+    "per_user.py": [
+        "after 0 pieces of feedback:",
+        "after 8 pieces of feedback:",
+        "user1 writes side, and is given side:1",
+        "user2 writes mirrored, and is given mirrored:1",
+    ],
+    "canary.py": [
+        "version 2 gets a fifth of the users",
+        "log: text takes text:2#",
+        "queries 400-499: 0 went to version 2, 0 failed",
+        "text:1: in service",
+        "text:2: it failed",
+    ],
 }
 
 

@@ -119,6 +119,7 @@ def prediction_of(answer: dict[str, Any]) -> Prediction:
         output=answer["output"],
         default=answer["default"],
         default_explanation=answer.get("default_explanation"),
+        model=answer.get("model"),
         confidence=answer.get("confidence"),
         missing=answer.get("missing", []),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
+from clipper.choosing import Choice
 from clipper.errors import ClipperError
 from clipper.panel import Panel
 from clipper.query import BatchQuery, Query
@@ -21,34 +22,40 @@ def prediction_answer(query: Query) -> tuple[int, bytes]:
     if isinstance(output, RowError) and rendering.default_tail(output) is None:
         error = rendering.error_for(output)
         return error.status, _encode(error.body())
-    return 200, _row(rendering, query.issue_id(), output, query.panel)
+    return 200, _row(rendering, query.issue_id(), output, query.choice, query.panel)
 
 
 def batch_answer(batch: BatchQuery) -> bytes:
     """The body of the answer to an input_batch; each row succeeds or fails by itself."""
     rows = []
     shared, rendering, panels = batch.issue_id(), batch.application.rendering, batch.panels
+    choice = batch.choice
     for index, output in enumerate(batch.outputs):
         if type(output) is bytes and not panels:
             rows.append(
-                b'{"query_id":"%b.%d","output":%b,"default":false}'
-                % (shared, index, output)
+                b'{"query_id":"%b.%d","output":%b,"default":false%b}'
+                % (shared, index, output, choice.told)
             )
         else:
             assert output is not None
             panel = panels[index] if panels else None
-            rows.append(_row(rendering, b"%b.%d" % (shared, index), output, panel))
+            query_id = b"%b.%d" % (shared, index)
+            rows.append(_row(rendering, query_id, output, choice, panel))
     return b'{"batch_predictions":[%b]}' % b",".join(rows)
 
 
 def _row(
-    rendering: Rendering, query_id: bytes, output: Output, panel: Panel | None
+    rendering: Rendering,
+    query_id: bytes,
+    output: Output,
+    choice: Choice,
+    panel: Panel | None,
 ) -> bytes:
     if not isinstance(output, RowError):
         return b'{"query_id":"%b","output":%b,"default":false%b}' % (
             query_id,
             rendering.text(output),
-            b"" if panel is None else _of_ensemble(panel),
+            choice.told if panel is None else _of_ensemble(panel),
         )
     tail = rendering.default_tail(output)
     if tail is not None:

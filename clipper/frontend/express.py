@@ -67,7 +67,7 @@ _PREDICTION = (
     b"HTTP/1.1 200 OK\r\n"
     + _COMMON
     + b"Content-Length: %d\r\n\r\n"
-    + b'{"query_id":"%b","output":%b,"default":false}'
+    + b'{"query_id":"%b","output":%b,"default":false%b}'
 )
 _ENVELOPE = len('{"query_id":"","output":,"default":false}') + ID_LENGTH
 _DEFAULT = (
@@ -291,8 +291,9 @@ class Express(asyncio.Protocol):
         if type(output) is bytes and staying and query.panel is None:
             # the case that counts, in one piece
             query_id = query.issue_id()
-            length = _ENVELOPE + len(output)
-            self.transport.write(_PREDICTION % (length, query_id, output))
+            told = query.choice.told
+            length = _ENVELOPE + len(output) + len(told)
+            self.transport.write(_PREDICTION % (length, query_id, output, told))
             self._answered(close=False)
         elif (
             type(output) is RowError

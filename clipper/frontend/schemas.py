@@ -157,6 +157,10 @@ class PredictionAnswer(msgspec.Struct, omit_defaults=True):
     default_explanation: Annotated[
         str, Meta(description="why it is; left out where a model answered")
     ] = ""
+    model: Annotated[
+        str | UnsetType,
+        Meta(description="which model answered, as name:version, if there was a choice"),
+    ] = UNSET
     confidence: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | UnsetType,
         Meta(description="how sure an ensemble is of it, from 0 to 1"),

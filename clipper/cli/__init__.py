@@ -11,7 +11,16 @@ from typing import Any
 
 import click
 
-from clipper.cli import applications, explain, models, queries, serving, status
+from clipper.cli import (
+    applications,
+    explain,
+    learning,
+    models,
+    queries,
+    replay,
+    serving,
+    status,
+)
 from clipper.cli.common import exit_code
 from clipper.errors import ClipperError
 from clipper.version import __version__
@@ -40,6 +49,14 @@ SECTIONS: dict[str, list[click.Command]] = {
         models.logs,
     ],
     "Queries": [queries.predict, status.status, explain.explain],
+    "Learning": [
+        learning.update,
+        learning.policy,
+        learning.state,
+        learning.feedback,
+        replay.replay,
+        learning.forget,
+    ],
 }
 
 

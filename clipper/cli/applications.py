@@ -15,6 +15,7 @@ from clipper.cli.common import (
     print_table,
     server_options,
 )
+from clipper.cli.learning import check_options, parse_option
 
 # As in clipper.inputs, which would bring numpy along; a test holds them together.
 _INPUT_TYPES = "ints, floats, doubles, strings, bytes, json"
@@ -76,6 +77,22 @@ def _row(app: dict[str, Any]) -> tuple[object, ...]:
     show_default=True,
     help="How to choose among several models.",
 )
+@click.option(
+    "--policy-option",
+    "options",
+    multiple=True,
+    type=parse_option,
+    callback=check_options,
+    metavar="KEY=VALUE",
+    help="An option of the policy; may be given several times.",
+)
+@click.option(
+    "--loss",
+    default="zero_one",
+    show_default=True,
+    help="How far an output is from a label: zero_one, absolute, absolute(SCALE), "
+    "squared, squared(SCALE) or log.",
+)
 @click.option("--no-cache", is_flag=True, help="Ask the model for equal inputs anew.")
 @click.option(
     "--cache-ttl",
@@ -102,6 +119,8 @@ def register(
     slo_ms: float,
     default_output: str | None,
     policy: str,
+    options: dict[str, Any],
+    loss: str,
     no_cache: bool,
     cache_ttl: float | None,
     raw_output: bool,
@@ -116,7 +135,8 @@ def register(
             default_output=default_output,
             slo_micros=round(slo_ms * 1000),
             models=models,
-            policy=policy,
+            policy={"name": policy, "options": options} if options else policy,
+            loss=loss,
             cache=not no_cache,
             cache_ttl_seconds=cache_ttl,
             parse_output=not raw_output,

@@ -64,6 +64,7 @@ def explain(target: Target, app: str, as_json: bool) -> None:
             [_shed(model) for model in models],
             indent="  ",
         )
+    _print_arms(found.get("choosing") or {})
     replicas = [(m, r) for m in models for r in m.get("replicas") or []]
     if len(replicas) > 1:
         _section("Replicas")
@@ -82,6 +83,40 @@ def _print_sentences(sentences: list[str]) -> None:
             break_on_hyphens=False, break_long_words=False,
         )  # fmt: skip
         click.secho(text, bold=number == 0)
+
+
+def _print_arms(choosing: dict[str, Any]) -> None:
+    """The candidates, where there is a choice; columns that say nothing are left out."""
+    arms = choosing.get("arms") or []
+    if len(arms) < 2:
+        return
+    columns: list[tuple[str, list[object]]] = [
+        ("ARM", [arm.get("model") for arm in arms]),
+        ("WEIGHT", [_percent(arm.get("weight")) for arm in arms]),
+        ("FEEDBACK", [arm.get("feedback") for arm in arms]),
+        ("MEAN LOSS", [_loss(arm.get("mean_loss")) for arm in arms]),
+    ]
+    guards, shadows = (
+        [arm.get(kind) or {} for arm in arms] for kind in ("guard", "shadow")
+    )
+    said = [
+        ("TOO LATE", [arm.get("missing") or None for arm in arms]),
+        ("QUERIES", [guard.get("queries") for guard in guards]),
+        ("FAILED", [guard.get("failures") for guard in guards]),
+        ("P95", [_ms(guard.get("p95_ms")) for guard in guards]),
+        ("AGREES", [_percent(shadow.get("agreement")) for shadow in shadows]),
+        ("COMPARED", [shadow.get("compared") for shadow in shadows]),
+        ("SHADOW FAILED", [shadow.get("failed") for shadow in shadows]),
+        ("SHADOW P95", [_ms(shadow.get("p95_ms")) for shadow in shadows]),
+        ("TAKEN OUT", ["yes" if arm.get("halted") else None for arm in arms]),
+    ]
+    columns += [
+        (title, cells) for title, cells in said if any(c is not None for c in cells)
+    ]
+    _section(f"Arms of {choosing.get('policy')}")
+    titles = [title for title, _ in columns]
+    rows = zip(*(cells for _, cells in columns), strict=True)
+    print_table(titles, rows, indent="  ")
 
 
 def _section(title: str) -> None:
@@ -141,6 +176,20 @@ def _full(taken: Any, allowed: Any) -> str | None:
 
 def _times(value: Any) -> str | None:
     return f"{value:.3g}x" if isinstance(value, (int, float)) else None
+
+
+def _percent(value: Any) -> str | None:
+    return f"{100 * value:.1f} %" if isinstance(value, (int, float)) else None
+
+
+def _loss(value: Any) -> str | None:
+    return f"{value:.4f}" if isinstance(value, (int, float)) else None
+
+
+def _ms(value: Any) -> str | None:
+    if not isinstance(value, (int, float)):
+        return None
+    return f"{value:.3g} ms" if value < 999.5 else f"{value / 1e3:.3g} s"
 
 
 def _per_second(value: Any) -> str | None:

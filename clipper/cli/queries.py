@@ -77,6 +77,9 @@ def predict(
         click.secho(explanation, fg="yellow", err=True)
     if answer.confidence is not None:
         click.secho(f"confidence {answer.confidence:.2f}", dim=True, err=True)
+    if answer.missing:
+        late = f"without {', '.join(answer.missing)}, too late"
+        click.secho(late, fg="yellow", err=True)
     if sys.stdout.isatty():
         click.secho(f"query id {answer.query_id}", dim=True, err=True)
 

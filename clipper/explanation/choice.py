@@ -85,7 +85,7 @@ def _guard(arm: ArmFacts) -> list[str]:
     )
     loss = "" if arm.mean_loss is None else f", its mean loss is {arm.mean_loss:.3f}"
     return [
-        f"{arm.model} is to get {percent(arm.weight or 0.0)} of the queries: it failed "
+        f"{arm.model} gets {percent(arm.weight or 0.0)} of the queries; it failed "
         f"{guard.failures:,} of {guard.queries:,}{latency}{loss}."
     ]
 

@@ -92,6 +92,9 @@ def _told(name: str, message: str) -> str:
     unknown = re.search(r"unknown field `(.+?)`", message)
     if unknown:
         return f"policy {name} has no option {unknown[1]!r:.60}"
+    missing = re.search(r"missing required field `(.+?)`", message)
+    if missing:
+        return f"policy {name} needs the option {missing[1]}"
     message = re.sub(r" - at `\$\.?(.*?)`", r" in option \1", message).replace("`", "")
     return f"policy {name}: {message}"
 

@@ -47,6 +47,8 @@ class LearningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decision_bytes: Bytes = 1024 * MIB  # of decisions on disk; the oldest go
     users_in_memory: Count = 10_000  # for each application
     users_on_disk: Count = 1_000_000  # for each application; who gave none for longest go
+    snapshot_entries: Count = 10_000  # a snapshot is due after this many entries
+    snapshot_seconds: Seconds = 30.0  # or this long after the first of them
     policies: list[str] = []  # of one's own, as "module:Class"
 
 

@@ -25,9 +25,6 @@ from clipper.store.base import Entry, FeedbackLog, Logged, Person, Snapshot
 
 logger = logging.getLogger(__name__)
 
-# A snapshot is due after this many entries or seconds, whichever comes first.
-SNAPSHOT_ENTRIES = 10_000
-SNAPSHOT_SECONDS = 30.0
 SLICE = 200  # users that are packed in one turn of the loop
 PAGE = 5000  # users that are counted in one turn
 PRUNE_SECONDS = 600.0
@@ -210,8 +207,9 @@ class Learning:
                 continue
             if learner.unsaved_since is None:
                 learner.unsaved_since = now
-            due = learner.unsaved >= SNAPSHOT_ENTRIES
-            due = due or now - learner.unsaved_since >= SNAPSHOT_SECONDS
+            settings, seconds = self._settings, now - learner.unsaved_since
+            due = learner.unsaved >= settings.snapshot_entries
+            due = due or seconds >= settings.snapshot_seconds
             if due and number not in self._saving:
                 self._saving.add(number)
                 self._spawn(self._save(learner))

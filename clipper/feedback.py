@@ -8,6 +8,7 @@ last.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from clipper.errors import (
     NotFound,
     PayloadTooLarge,
     ResendInput,
+    StoreError,
     Unavailable,
 )
 from clipper.evaluation import Evaluation
@@ -37,6 +39,8 @@ from clipper.selection.losses import reward_losses
 from clipper.selection.policy import Arm, generation_of, make_arm
 from clipper.store.base import Entry, Logged, Person
 from clipper.values import ModelId, Output, RowError
+
+logger = logging.getLogger(__name__)
 
 LARGEST = 64 * 1024  # bytes of one entry in the log
 
@@ -87,6 +91,9 @@ class Feedback:
         self, done: FeedbackDone, duplicate: bool, error: ClipperError | None
     ) -> None:
         stats = self._application.stats
+        if isinstance(error, StoreError):  # whose sentence names files of the server
+            logger.error("feedback of %s is refused: %s", self._application.name, error)
+            error = StoreError("the logs cannot be used; the server's own log says why")
         if error is not None:
             stats.refused[error.code] += 1
         elif duplicate:

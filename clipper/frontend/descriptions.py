@@ -93,6 +93,63 @@ REQUESTS = (
     ),
 )
 
+_QUERY = "AQCe3wJrAQAAAAEAAAACAAAA"  # as an answer named it; real ones are longer
+
+FEEDBACK = (
+    Example(
+        "label",
+        InputType.DOUBLES,
+        "On a query, by what its output should have been",
+        "A label is any JSON value that the application's loss understands.",
+        {"query_id": _QUERY, "label": 6.6},
+    ),
+    Example(
+        "reward",
+        InputType.DOUBLES,
+        "On a query, by how good its answer was",
+        "From 0, of no use, to 1, as good as can be.",
+        {"query_id": _QUERY, "reward": 0.9},
+    ),
+    Example(
+        "input",
+        InputType.DOUBLES,
+        "On an input, by its label",
+        "For policies that learn from every candidate's output, such as ensembles; the "
+        "candidates are asked for it at low priority. `feedback_id` makes it count once.",
+        {
+            "uid": "alice",
+            "input": [1.1, 2.2, 3.3],
+            "label": 6.6,
+            "feedback_id": "order-1729",
+        },
+    ),
+    Example(
+        "resend",
+        InputType.DOUBLES,
+        "Again, with what the server has lost",
+        "The answer to `resend_input`.",
+        {
+            "query_id": _QUERY,
+            "label": 6.6,
+            "uid": "alice",
+            "input": [1.1, 2.2, 3.3],
+            "context": [0.5, 1.0],
+        },
+    ),
+    Example(
+        "list",
+        InputType.DOUBLES,
+        "Several pieces at once",
+        "",
+        {
+            "feedback": [
+                {"query_id": _QUERY, "reward": 1},
+                {"input": [4.4], "label": 4.4, "feedback_id": "order-1730"},
+            ]
+        },
+    ),
+)
+
 
 class ErrorNote(NamedTuple):
     """When an error happens, and what its sentence may be."""
@@ -125,7 +182,7 @@ ERRORS = (
     ),
     ErrorNote(
         errors.NotFound,
-        "There is no such application or route.",
+        "There is no such application, route or query id.",
         "there is no application 'digits'",
     ),
     ErrorNote(
@@ -142,6 +199,12 @@ ERRORS = (
         errors.Conflict,
         "The request and the state of the server exclude each other.",
         "application 'digits' already exists",
+    ),
+    ErrorNote(
+        errors.ResendInput,
+        "What was decided on the query is lost; with its input the feedback can be taken.",
+        "the decision behind this query id was lost; send the feedback again with the "
+        "query's input and context",
     ),
     ErrorNote(
         errors.QueryIdExpired,
@@ -192,6 +255,11 @@ ERRORS = (
         errors.Unavailable,
         "No replica can answer, or the server starts or drains.",
         "No connected models found for query",
+    ),
+    ErrorNote(
+        errors.StoreError,
+        "The logs on the disk cannot be used; the log of the server says why.",
+        "the logs cannot be used; the server's own log says why",
     ),
     ErrorNote(
         errors.DeadlineExceeded,

@@ -148,6 +148,8 @@ class Page:
         media = ", ".join(f"`{name}`" for name in body["content"])
         yield f"<h4>Body</h4>{prose(media)}{prose(body['description'])}"
         yield self._fields(self._most_general(body["content"][JSON_TYPE]["schema"]))
+        if not query:
+            return
         names = ", ".join(f"`{parameter['name']}`" for parameter in query)
         yield prose(f"As query parameters, for a body that is an array: {names}.")
 

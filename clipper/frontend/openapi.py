@@ -30,21 +30,28 @@ from clipper.frontend.schemas import (
     ApplicationAnswer,
     BatchAnswer,
     ErrorAnswer,
+    FeedbackAnswer,
+    FeedbackItem,
+    FeedbackListAnswer,
     HealthAnswer,
     IntegersRequest,
     NumbersRequest,
     PredictionAnswer,
     RowFailure,
     StringsRequest,
+    UpdateRequest,
 )
 from clipper.values import NAME
 from clipper.version import __version__
 
 REQUEST_STRUCTS = (NumbersRequest, IntegersRequest, StringsRequest, AnyRequest)
+FEEDBACK_STRUCTS = (FeedbackItem, UpdateRequest)
 ANSWER_STRUCTS = (
     PredictionAnswer,
     BatchAnswer,
     RowFailure,
+    FeedbackAnswer,
+    FeedbackListAnswer,
     ErrorAnswer,
     ApplicationAnswer,
     HealthAnswer,
@@ -72,6 +79,7 @@ def make_document() -> Json:
         "security": [{}, {"bearer": []}],
         "tags": [
             {"name": "predictions", "description": "Ask an application."},
+            {"name": "feedback", "description": "Tell it what its answers were worth."},
             {"name": "operations", "description": "Watch the server."},
             {"name": "descriptions", "description": "Read about it."},
         ],
@@ -100,7 +108,8 @@ def make_document() -> Json:
 
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components(
-        (*REQUEST_STRUCTS, *ANSWER_STRUCTS), ref_template=SCHEMAS + "{name}"
+        (*REQUEST_STRUCTS, *FEEDBACK_STRUCTS, *ANSWER_STRUCTS),
+        ref_template=SCHEMAS + "{name}",
     )
     for struct in REQUEST_STRUCTS:
         # the envelope's fields come first in the struct, but not in anybody's mind

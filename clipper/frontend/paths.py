@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,7 +12,9 @@ from clipper.config import Limits, Settings
 from clipper.errors import (
     BodyTimeout,
     ClipperError,
+    Conflict,
     DeadlineExceeded,
+    DiskFull,
     Forbidden,
     HeadersTooLarge,
     HTTPVersionNotSupported,
@@ -23,20 +26,26 @@ from clipper.errors import (
     NotFound,
     Overloaded,
     PayloadTooLarge,
+    QueryIdExpired,
+    ResendInput,
+    StoreError,
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
-from clipper.frontend.descriptions import ERRORS, REQUESTS
+from clipper.frontend.descriptions import ERRORS, FEEDBACK, REQUESTS, Example
 from clipper.frontend.gate import JSON, MSGPACK, NPY
 from clipper.frontend.schemas import (
     ApplicationAnswer,
     BatchAnswer,
     Envelope,
     ErrorAnswer,
+    FeedbackAnswer,
+    FeedbackListAnswer,
     HealthAnswer,
     PredictionAnswer,
     RowFailure,
+    UpdateRequest,
 )
 
 Json = dict[str, Any]
@@ -78,6 +87,20 @@ PREDICT: Errors = (
     Unavailable,
     DeadlineExceeded,
 )
+UPDATE: Errors = (
+    *GUARDED,
+    InvalidInput,
+    NotFound,
+    BodyTimeout,
+    Conflict,
+    ResendInput,
+    QueryIdExpired,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    Unavailable,
+    StoreError,
+    DiskFull,
+)
 
 
 def make_paths() -> Json:
@@ -85,6 +108,10 @@ def make_paths() -> Json:
         "/{app}/predict": {
             "parameters": [{"$ref": "#/components/parameters/app"}],
             "post": _predict(),
+        },
+        "/{app}/update": {
+            "parameters": [{"$ref": "#/components/parameters/app"}],
+            "post": _update(),
         },
         "/{app}": {
             "parameters": [{"$ref": "#/components/parameters/app"}],
@@ -132,14 +159,6 @@ def make_paths() -> Json:
 
 def _predict() -> Json:
     body = {"schema": {"$ref": SCHEMAS + "PredictionRequest"}}
-    examples = {
-        example.name: {
-            "summary": example.summary,
-            **({"description": example.description} if example.description else {}),
-            "value": example.body,
-        }
-        for example in REQUESTS
-    }
     return {
         "operationId": "predict",
         "tags": ["predictions"],
@@ -159,7 +178,7 @@ def _predict() -> Json:
             "description": f"At most {Limits().body >> 20} MiB unless the server was set "
             "otherwise, not compressed.",
             "content": {
-                JSON: {**body, "examples": examples},
+                JSON: {**body, "examples": _examples(REQUESTS)},
                 MSGPACK: body,
                 NPY: {"schema": {"contentMediaType": NPY}},
             },
@@ -179,6 +198,61 @@ def _predict() -> Json:
             ),
             **_errors(PREDICT),
         },
+    }
+
+
+def _update() -> Json:
+    body = {"schema": ref(UpdateRequest)}
+    return {
+        "operationId": "update",
+        "tags": ["feedback"],
+        "summary": "Say what an answer was worth",
+        "description": "The application's policy learns from it. Feedback is on a query, "
+        "by the `query_id` that its answer had, with the `label` that the output should "
+        "have been or a `reward`; or on an `input` with its `label`, where the policy "
+        "learns without a decision.\n\n"
+        "An answer means that the feedback is on the disk and was learned from. Feedback "
+        "with a `query_id` or a `feedback_id` may be sent again where no answer came: it "
+        "counts once. Other feedback on the same query is refused (409, `conflict`).\n\n"
+        "Query ids are good for seven days. Where the server lost what it decided, in the "
+        "last moments before it was killed, the answer is 409, `resend_input`: send the "
+        "same feedback again with the query's `input`, and its `context` if it had one.\n\n"
+        "A list in `feedback` is answered by a list, in which each piece is taken or "
+        "refused by itself; only a list that is malformed is refused as a whole. A body of "
+        "type `application/msgpack` holds the same fields.",
+        "requestBody": {
+            "required": True,
+            "description": f"At most {Limits().body >> 20} MiB and "
+            f"{Limits().rows_per_request:,} pieces unless the server was set otherwise, "
+            "not compressed.",
+            "content": {JSON: {**body, "examples": _examples(FEEDBACK)}, MSGPACK: body},
+        },
+        "responses": {
+            "200": json_response(
+                "It was taken, or what became of each piece of a list.",
+                {"anyOf": [ref(FeedbackAnswer), ref(FeedbackListAnswer)]},
+                taken=FeedbackAnswer(True, False),
+                repeated=FeedbackAnswer(True, True),
+                list=FeedbackListAnswer(
+                    [
+                        FeedbackAnswer(True, False),
+                        ErrorAnswer(NotFound.code, "no such query id"),
+                    ]
+                ),
+            ),
+            **_errors(UPDATE),
+        },
+    }
+
+
+def _examples(examples: Iterable[Example]) -> Json:
+    return {
+        example.name: {
+            "summary": example.summary,
+            **({"description": example.description} if example.description else {}),
+            "value": example.body,
+        }
+        for example in examples
     }
 
 
@@ -277,6 +351,10 @@ def _example_answers() -> dict[str, msgspec.Struct]:
     return {
         "prediction": PredictionAnswer(EXAMPLE_ID, 6.6, False),
         "default": PredictionAnswer(EXAMPLE_ID, -1.0, True, late),
+        "bandit": PredictionAnswer(EXAMPLE_ID, 6.6, False, model="sum:2"),
+        "ensemble": PredictionAnswer(
+            EXAMPLE_ID, 6.6, False, confidence=0.85, missing=["sum:3"]
+        ),
         "batch": BatchAnswer(rows),
     }
 

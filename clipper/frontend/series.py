@@ -256,7 +256,7 @@ APPLICATION: tuple[Series[Application], ...] = (
         GAUGE,
         "clipper_application_arm_weight",
         "The probability that this model version answers a query, or its weight in the "
-        "ensemble, for users without feedback of their own; none where the context does it.",
+        "ensemble, for users without own feedback; none where the context decides.",
         "arm",
         _weights,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -26,10 +27,12 @@ from clipper.errors import ClipperError, InvalidInput
 from clipper.frontend.answers import batch_answer, prediction_answer
 from clipper.frontend.api import QueryApi
 from clipper.frontend.decoding import Decoder
-from clipper.frontend.descriptions import ERRORS, REQUESTS, Example
+from clipper.frontend.descriptions import ERRORS, FEEDBACK, REQUESTS, Example
 from clipper.frontend.docs import curl, render_page
+from clipper.frontend.feedback_decoding import decode_feedback
 from clipper.frontend.gate import JSON, MSGPACK, NPY
 from clipper.frontend.openapi import DOCS_PAGE, make_document, openapi_document
+from clipper.frontend.update import Update
 from clipper.inputs import InputType
 from clipper.query import BatchQuery, Query
 from clipper.records import ApplicationRecord
@@ -45,7 +48,7 @@ ROUTES = [
 ]
 
 # Errors that no request is answered with.
-NEVER_SENT = {"config_error", "deploy_failed", "server_unreachable", "store_error"}
+NEVER_SENT = {"config_error", "deploy_failed", "server_unreachable"}
 
 
 def validator(schema: Any) -> Draft202012Validator:
@@ -90,6 +93,7 @@ def test_the_document_is_made_once() -> None:
 def test_the_routes_of_the_query_port_are_there() -> None:
     assert {(method, path) for path, method, _ in ROUTES} == {
         ("post", "/{app}/predict"),
+        ("post", "/{app}/update"),
         ("get", "/{app}"),
         ("get", "/health/live"),
         ("get", "/health/ready"),
@@ -216,8 +220,9 @@ def test_examples_of_answers_fit_their_schema(schema: Any, example: Any) -> None
 class Receiver:
     """Keeps the bodies of the answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: asyncio.Event | None = None) -> None:
         self.answers: list[tuple[int, Any]] = []
+        self.told = told
 
     def query_settled(self, query: Query) -> None:
         status, body = prediction_answer(query)
@@ -225,6 +230,12 @@ class Receiver:
 
     def batch_settled(self, batch: BatchQuery) -> None:
         self.answers.append((200, msgspec.json.decode(batch_answer(batch))))
+
+    def update_settled(self, update: Update) -> None:
+        status, body = update.answer()
+        self.answers.append((status, msgspec.json.decode(body)))
+        if self.told is not None:
+            self.told.set()
 
 
 @pytest.fixture
@@ -276,6 +287,49 @@ def known_fields() -> set[str]:
     schemas = DOCUMENT["components"]["schemas"]
     names = ("PredictionAnswer", "RowFailure", "ErrorAnswer")
     return {field for name in names for field in schemas[name]["properties"]}
+
+
+@pytest.mark.parametrize("example", FEEDBACK, ids=lambda example: example.name)
+def test_the_examples_of_feedback_are_taken(example: Example) -> None:
+    validator({"$ref": "#/components/schemas/UpdateRequest"}).validate(example.body)
+    body = msgspec.json.encode(example.body)
+    items, single = decode_feedback(example.kind, JSON, body, 100)
+    assert single is ("feedback" not in example.body)
+    assert all(item.query_id or item.row for item in items)
+
+
+async def test_real_answers_to_feedback_fit_the_schema(api: QueryApi) -> None:
+    asked = Receiver()
+    api.predict("safe", JSON, b'{"input": [1.0]}', "", asked)
+    one = {"query_id": asked.answers[0][1]["query_id"], "reward": 1}
+    many = {"feedback": [one, {"query_id": "forged", "label": 1}]}
+    for body in (one, one, many):
+        told = asyncio.Event()
+        receiver = Receiver(told)
+        api.update("safe", JSON, msgspec.json.encode(body), "", receiver)
+        await told.wait()
+        [(status, answer)] = receiver.answers
+        assert status == 200
+        schema = schema_of("/{app}/update", "post", status)
+        validator(schema).validate(answer)
+    assert [set(each) for each in answer["feedback"]] == [
+        {"accepted", "duplicate"},
+        {"error", "cause"},
+    ]
+
+
+async def test_errors_that_feedback_meets_are_among_its_responses(api: QueryApi) -> None:
+    bodies = [
+        ("nowhere", b'{"query_id": "a", "label": 1}'),
+        ("safe", b"{"),
+        ("safe", b'{"query_id": "a", "reward": "0.9"}'),
+        ("safe", msgspec.json.encode({"feedback": [{"input": [], "label": 1}] * 10_001})),
+    ]
+    for name, body in bodies:
+        with pytest.raises(ClipperError) as caught:
+            api.update(name, JSON, body, "", Receiver())
+        status = caught.value.status
+        validator(schema_of("/{app}/update", "post", status)).validate(caught.value.body())
 
 
 # -- errors ------------------------------------------------------------------------------
@@ -410,7 +464,7 @@ def test_curl_lines_carry_the_examples() -> None:
         if "-d" in words:
             assert words[words.index("-H") + 1] == f"Content-Type: {JSON}"
             sent.append(msgspec.json.decode(words[words.index("-d") + 1]))
-    assert sent == [example.body for example in REQUESTS]
+    assert sent == [example.body for example in (*REQUESTS, *FEEDBACK)]
 
 
 @pytest.mark.parametrize("text", ["it's", 'a "b"', "$(id) `id` \\", "two\nlines"])

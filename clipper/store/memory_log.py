@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 # Beyond these, what is oldest goes: entries of an application that are in its snapshot,
 # and chunks.
 MOST_ENTRIES = 100_000
-_SLACK = 1_000  # entries that are dropped at once
+SLACK = 1_000  # entries that are dropped at once
 MOST_CHUNK_BYTES = 64 * 1024 * 1024
 
 _SEQ = attrgetter("seq")
@@ -117,7 +117,7 @@ class MemoryLog(ABC):
         outcomes = [self._add(entry) for entry in checked]
         for number in {entry.application for entry in checked}:
             application = self._applications[number]
-            if len(application.log) >= MOST_ENTRIES + _SLACK:
+            if len(application.log) >= MOST_ENTRIES + SLACK:
                 application.trim(MOST_ENTRIES)
         states = {person: self._state(person) for person in persons}
         self._untold.append((done, Appended(outcomes, states)))

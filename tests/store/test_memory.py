@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from clipper.store import memory_log
+from clipper.store.base import Chunk, Snapshot
 from clipper.store.memory import MemoryStore
 
 from .contract import StoreContract
+from .log_contract import NOW, bodies, entry, logged, seqs
 
 
 @pytest.fixture
@@ -22,3 +25,36 @@ class TestMemoryStore(StoreContract):
         await store.open()
         await other.open()
         assert await store.secret("query-key") != await other.secret("query-key")
+
+    async def test_drops_the_oldest_entries_that_are_in_a_snapshot(
+        self, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(memory_log, "MOST_ENTRIES", 10)
+        monkeypatch.setattr(memory_log, "SLACK", 5)
+        await store.open()
+        numbers = await seqs(store, *(entry(f"{n}") for n in range(100)))
+        assert len(await logged(store)) == 100
+        await store.save(Snapshot(1, numbers[49], {None: b""}), 0)
+        assert [seq for seq, _ in await logged(store)] == numbers[50:]
+        await store.save(Snapshot(1, numbers[99], {None: b""}), 0)
+        assert [seq for seq, _ in await logged(store)] == numbers[90:]
+        for n in range(5):
+            assert len(await logged(store)) == 10 + n
+            numbers += await seqs(store, entry(f"{n}"))
+        assert [seq for seq, _ in await logged(store)] == numbers[-10:]
+
+    async def test_drops_the_oldest_chunks(
+        self, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(memory_log, "MOST_CHUNK_BYTES", 10)
+        await store.open()
+        for n in range(10):
+            await store.put_chunk(Chunk(n, n, NOW, b"xxx"))
+        assert [chunk.first for _, chunk in await store.chunks(0, 99)] == [7, 8, 9]
+
+    async def test_an_append_is_told_before_it_returns(self, store: MemoryStore) -> None:
+        await store.open()
+        told: list[object] = []
+        store.append([entry(body=b"1")], [], lambda *outcome: told.append(outcome))
+        assert len(told) == 1
+        assert await bodies(store) == [b"1"]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,17 +23,22 @@ from clipper.errors import InvalidInput, StoreError
 from clipper.records import State
 from clipper.store.base import (
     Change,
+    Chunk,
     DeleteApplication,
     DeleteModel,
+    Entry,
+    Person,
     PutApplication,
     PutModel,
     SetCurrent,
+    Snapshot,
     Store,
 )
 from clipper.store.memory import MemoryStore
 from clipper.store.sqlite import SQLiteStore
 
 from .contract import StoreContract, application, model
+from .log_contract import append
 
 HELD = {"blobs", "clipper.db", "clipper.db-wal", "clipper.lock"}
 
@@ -84,12 +90,22 @@ def program(body: str) -> list[str]:
             from pathlib import Path
             from clipper.errors import ClipperError
             from clipper.records import ApplicationRecord
-            from clipper.store.base import PutApplication
+            from clipper.store.base import Entry, PutApplication
             from clipper.store.sqlite import SQLiteStore
 
             def put(name, size=0):
                 record = ApplicationRecord(name, 1, "doubles", 1, default_output="x" * size)
                 return store.commit(PutApplication(record))
+
+            async def append(body):
+                future = asyncio.get_running_loop().create_future()
+                def done(appended, error):
+                    if error is None:
+                        future.set_result(appended)
+                    else:
+                        future.set_exception(error)
+                store.append([Entry(1, None, None, 1.7e9, body)], [], done)
+                return await future
 
             async def outcome(awaitable):
                 try:
@@ -259,10 +275,12 @@ class TestFailingDisk:
             blob = await store.put_blob(b"function")
             await outcome(put("a"))
             resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
-            await outcome(put("large", 500_000))
+            await outcome(append(b"1" * 500_000))
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
             await outcome(put("b"))
+            await outcome(append(b"1"))
             await outcome(store.get_blob(blob))
+            await outcome(store.entries(1, 0, 1))
             await store.close()
             print(*(await store.open()).applications)
             await outcome(put("b"))
@@ -270,8 +288,9 @@ class TestFailingDisk:
         """)
         done = run(*command, str(tmp_path))
         lines = done.stdout.split("\n")
-        assert lines[:4] == ["ok", "StoreError", "StoreError", "ok"], done.stderr
-        assert lines[4:] == ["a", "ok", ""], done.stderr
+        assert lines[:3] == ["ok", "StoreError", "StoreError"], done.stderr
+        assert lines[3:6] == ["StoreError", "ok", "ok"], done.stderr
+        assert lines[6:] == ["a", "ok", ""], done.stderr
         assert sorted((await state_of(tmp_path)).applications) == ["a", "b"]
 
     async def test_a_full_disk_heals(self, tmp_path: Path) -> None:
@@ -287,21 +306,25 @@ class TestFailingDisk:
                     pass
             await outcome(put("b", 100_000))
             await outcome(store.put_blob(bytes(100_000)))
+            await outcome(append(b"1" * 100_000))
+            print(len(await store.entries(1, 0, 10)), flush=True)
             os.unlink(f"{sys.argv[1]}/ballast")
             await outcome(put("b", 100_000))
             await outcome(store.put_blob(bytes(100_000)))
+            await outcome(append(b"1" * 100_000))
             await store.close()
             print(*(await store.open()).applications)
+            print(len(await store.entries(1, 0, 10)), flush=True)
             await store.close()
         """)
-        mount = f"mount -t tmpfs -o size=1m none {small}"
+        mount = f"mount -t tmpfs -o size=2m none {small}"
         if run("unshare", "-rm", "sh", "-c", mount).returncode:
             return  # nobody may mount here; test_database.py fills a file of few pages
         script = f'{mount} && exec "$@"'
         done = run("unshare", "-rm", "sh", "-c", script, "sh", *command, str(small))
         lines = done.stdout.split("\n")
-        assert lines[:3] == ["ok", "DiskFull", "DiskFull"], done.stderr
-        assert lines[3:] == ["ok", "ok", "a b", ""], done.stderr
+        assert lines[:5] == ["ok", "DiskFull", "DiskFull", "DiskFull", "0"], done.stderr
+        assert lines[5:] == ["ok", "ok", "ok", "a b", "1", ""], done.stderr
 
     async def test_a_full_disk_keeps_no_store_from_ending(
         self, store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -360,6 +383,24 @@ CHANGES = st.one_of(
     st.builds(DeleteModel, NAMES, VERSIONS),
     st.builds(SetCurrent, NAMES, st.none() | VERSIONS, st.lists(VERSIONS, max_size=3)),
 )
+UIDS = st.none() | st.sampled_from(["", "u", "\0", "\1", "ü"])
+ENTRIES = st.builds(
+    Entry,
+    st.integers(1, 2),
+    st.none() | st.sampled_from(["", "k", "l", "\0"]),
+    UIDS,
+    st.integers(0, 2**30).map(lambda second: 1.7e9 + second / 1024),
+    st.text(max_size=3).map(msgspec.json.encode),
+)
+PERSONS = st.builds(Person, st.integers(1, 2), UIDS)
+STATES = st.dictionaries(UIDS, st.binary(max_size=3), max_size=4)
+NONCES = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**63 - 1, 2**63])
+CHUNKS = st.builds(
+    lambda ends, at, body: Chunk(min(ends), max(ends), at, body),
+    st.tuples(NONCES, NONCES),
+    st.integers(0, 100).map(lambda second: 1.7e9 + second),
+    st.binary(max_size=8),
+)
 COMMITS = st.lists(st.lists(CHANGES, max_size=4), min_size=1, max_size=6)
 
 
@@ -374,6 +415,7 @@ class Twins(RuleBasedStateMachine):
         self.memory = MemoryStore()
         self.sqlite = SQLiteStore(Path(self.directory), durability="process")
         self.runner = asyncio.Runner()
+        self.last = 0  # a number that the log has reached
         self.both(lambda store: store.open())
 
     def teardown(self) -> None:
@@ -419,6 +461,62 @@ class Twins(RuleBasedStateMachine):
     @rule(keep=st.sets(blobs))
     def delete_blobs(self, keep: set[str]) -> None:
         self.both(lambda store: store.delete_blobs(keep))
+
+    @rule(appends=st.lists(st.lists(ENTRIES, max_size=4), min_size=1, max_size=4),
+          persons=st.lists(PERSONS, max_size=2))  # fmt: skip
+    def append_at_once(self, appends: list[list[Entry]], persons: list[Person]) -> None:
+        async def append_all(store: Store) -> list[Any]:
+            calls = (append(store, *entries, persons=persons) for entries in appends)
+            return list(await asyncio.gather(*calls))
+
+        self.last = max(
+            (n for appended in self.both(append_all) for n in appended.entries
+             if isinstance(n, int)), default=self.last)  # fmt: skip
+
+    @rule(data=st.data(), number=st.integers(1, 2), states=STATES, most=st.integers(0, 3))
+    def save(self, data: Any, number: int, states: Any, most: int) -> None:
+        seq = data.draw(st.integers(max(self.last - 5, 0), self.last))
+        self.both(lambda store: store.save(Snapshot(number, seq, states), most))
+        self.compare_learned(number)
+
+    @rule(number=st.integers(1, 2))
+    def compare_learned(self, number: int) -> None:
+        self.both(lambda store: store.learned(number))
+        self.both(lambda store: store.size(number))
+        self.both(lambda store: store.uids(number, None, 10))
+
+    @rule(person=PERSONS)
+    def state_of(self, person: Person) -> None:
+        self.both(lambda store: store.state_of(person))
+
+    @rule(person=PERSONS)
+    def forget(self, person: Person) -> None:
+        self.both(lambda store: store.forget(person))
+        self.compare_learned(person.application)
+
+    @rule(number=st.integers(1, 2), after=st.integers(0, 20), limit=st.integers(-1, 5))
+    def entries(self, number: int, after: int, limit: int) -> None:
+        self.both(lambda store: store.entries(number, after, limit))
+
+    @rule(chunk=CHUNKS)
+    def put_chunk(self, chunk: Chunk) -> None:
+        self.both(lambda store: store.put_chunk(chunk))
+        self.both(lambda store: store.chunk_of(chunk.last))
+
+    @rule(nonce=NONCES)
+    def chunk_of(self, nonce: int) -> None:
+        self.both(lambda store: store.chunk_of(nonce))
+
+    @rule(second=st.integers(0, 2**20), most=st.integers(0, 40))
+    def prune(self, second: int, most: int) -> None:
+        self.both(lambda store: store.prune(1.7e9 + second, most))
+        self.both(lambda store: store.chunks(0, 99))
+        self.compare_learned(1)
+
+    @rule(number=st.integers(1, 2))
+    def drop(self, number: int) -> None:
+        self.both(lambda store: store.drop(number))
+        self.both(lambda store: store.learned(number))
 
 
 TestTwins = Twins.TestCase

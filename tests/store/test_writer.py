@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from clipper.errors import Overloaded, StoreError
 from clipper.records import State
 from clipper.store.database import Database, create
-from clipper.store.writer import GROUP, Writer
+from clipper.store.writer import GROUP, WAITING_BYTES, Writer
 
 
 class Gate:
@@ -101,6 +102,39 @@ async def test_a_full_queue_is_told_at_once_and_empties(path: Path) -> None:
     await writer.submit(nothing)
     assert "waiting=0" in repr(writer)
     await writer.stop()
+
+
+async def test_works_that_say_their_size_are_bounded_by_it(bench: Bench) -> None:
+    gate, first = await hold(bench.writer)
+    told = asyncio.get_running_loop().create_future()
+    bench.writer.tell(nothing, lambda *outcome: told.set_result(outcome), WAITING_BYTES)
+    with pytest.raises(Overloaded):
+        bench.writer.tell(nothing, lambda *outcome: None, 1)
+    gate.opened.set()
+    await first
+    assert await told == (None, None)
+    await bench.writer.submit(nothing)
+
+
+async def test_everyone_is_told_in_order_whoever_raises(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, first = await hold(bench.writer)
+    told: list[int] = []
+
+    def done(n: int, result: object, error: Exception | None) -> None:
+        told.append(n)
+        if n == 3:
+            raise ZeroDivisionError
+
+    for n in range(2 * GROUP - 10):
+        bench.writer.tell(nothing, partial(done, n))
+    last = bench.writer.submit(nothing)
+    gate.opened.set()
+    await last
+    assert told == list(range(2 * GROUP - 10))
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert await first == "through"
 
 
 async def test_stop_finishes_the_queue_and_takes_nothing_more(bench: Bench) -> None:

@@ -34,9 +34,8 @@ SAYS = {
         "rolled back to version 1",
     ],
     "bandit.py": [
-        "queries 250-299: 9",
+        "queries 250-299:",
         "<- the forest fails from here on",
-        "0% answered by the forest",
         "forest:1: mean loss 0.",
     ],
     "ensemble.py": [
@@ -45,6 +44,15 @@ SAYS = {
         "where it is confident",
         "votes came too late and were not waited for",
         "forest0:1: weight 0.",
+    ],
+    "replay.py": [
+        "live, epsilon_greedy with epsilon 0.3 answered",
+        "800 pieces of feedback",
+        "what answered lost 0.0",
+        "POLICY",
+        "thompson",
+        "would have been better than what answered.",
+        "live, thompson answered",
     ],
     "per_user.py": [
         "after 0 pieces of feedback:",

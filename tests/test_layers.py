@@ -34,7 +34,7 @@ LAYERS = (
     ("panel", "evaluation"),
     ("shadowing",),
     ("catalog", "application"),
-    ("feedback",),
+    ("feedback", "replay"),
     ("engine", "explanation", "pieces"),
     ("frontend", "dashboard"),
     ("server",),

@@ -54,6 +54,10 @@ _EXPLORE = (
 
 _COLUMNS = ("weight", "loss", "policy_cost", "answer_cost", "unsupported")
 
+# The share of decisions that may be left out because they do not know the losses of all
+# arms while the others do.
+MOST_INCOMPLETE = 0.05
+
 # What a distribution may miss of 1 by rounding.
 _ROUNDING = 1e-9
 
@@ -71,7 +75,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     policy: str
     records: int  # that were judged
     warm: int  # that were learned from before
-    left_out: int  # without feedback, or, where there are estimates, without a decision
+    left_out: int  # without feedback, without a decision, or, if it is exact, incomplete
     logged: Estimate | None  # what the answers lost
     exact: Estimate | None = None
     ips: Estimate | None = None
@@ -144,7 +148,11 @@ def _usable(
     for index, record in enumerate(records):
         record.check(f"record {index}")
     known = [record for record in records if record.decided or record.complete]
-    exact = all(record.complete for record in known)
+    complete = [record for record in known if record.complete]
+    # now and then a member of an ensemble fails or comes too late to be known
+    exact = len(complete) >= (1.0 - MOST_INCOMPLETE) * len(known)
+    if exact:
+        known = complete
     policy = trial.policy
     if known and not exact:
         if isinstance(policy, Ensemble):

@@ -423,3 +423,18 @@ def test_a_record_that_cannot_be_is_refused(record: LoggedDecision, sentence: st
 def test_wrong_arguments_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(options))):
         judged(log(1, 50), UNIFORM, **options)
+
+
+def test_a_few_incomplete_decisions_are_left_out_of_an_exact_replay() -> None:
+    arms = ("a:1#1", "b:1#2")
+    losses = {arms[0]: 1.0, arms[1]: 0.0}
+    whole = LoggedDecision(arms, (arms[1],), 1.0, 0.0, losses=losses)
+    torn = whole._replace(losses={arms[1]: 0.0})
+    policy = make_policy(PolicySettings("ucb1"))
+    found = evaluate([*[whole] * 97, *[torn] * 3], policy, seed=1)
+    assert found.exact is not None and (found.records, found.left_out) == (97, 3)
+    outputs = {arms[0]: 1, arms[1]: 2}
+    whole, torn = whole._replace(outputs=outputs), torn._replace(outputs=outputs)
+    vote = make_policy(PolicySettings("hedge"))
+    with pytest.raises(Conflict, match="does not hold the losses of all"):
+        evaluate([*[whole] * 90, *[torn] * 10], vote, seed=1)

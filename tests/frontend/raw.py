@@ -147,6 +147,10 @@ def predict(app: str, body: bytes, *lines: str, **options: Any) -> bytes:
     return request("POST", f"/{app}/predict", body, *lines, **options)
 
 
+def update(app: str, body: bytes, *lines: str, **options: Any) -> bytes:
+    return request("POST", f"/{app}/update", body, *lines, **options)
+
+
 def chunked(data: bytes, size: int = 7) -> bytes:
     """The same request with its body in chunks."""
     head, _, body = data.partition(b"\r\n\r\n")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from raw import LANES, Answer, ask, chunked, connect, eventually, is_quiet, predict
+from raw import LANES, Answer, ask, chunked, connect, eventually, is_quiet, predict, update
 
 from clipper import Server
 
@@ -112,6 +112,70 @@ async def test_bad_json_says_the_same_in_both_lanes(echo_server: Server, name: s
         for send in (*LANES.values(), lambda data: chunked(data, 10_000))
     ]
     assert len(set(answers)) == 1
+
+
+ID = b'"query_id": "x"'
+BAD_FEEDBACK: dict[str, tuple[str, bytes]] = {
+    "empty": ("doubles", b""),
+    "truncated": ("doubles", b"{" + ID),
+    "a list": ("doubles", b"[]"),
+    "bad utf-8": ("doubles", b"{" + ID + b', "label": "\xc3\x28"}'),
+    "lone surrogate": ("doubles", b'{"query_id": "\\ud800", "label": 1}'),
+    "an id of numbers": ("doubles", b'{"query_id": 1, "label": 1}'),
+    "long id": ("doubles", b'{"query_id": "%b", "label": 1}' % (b"a" * 129)),
+    "long feedback id": ("doubles", b'{%b, "feedback_id": "%b"}' % (ID, b"a" * 129)),
+    "reward above 1": ("doubles", b"{" + ID + b', "reward": 1.01}'),
+    "reward below 0": ("doubles", b"{" + ID + b', "reward": -0.01}'),
+    "reward as text": ("doubles", b"{" + ID + b', "reward": "0.9"}'),
+    "boolean reward": ("doubles", b"{" + ID + b', "reward": true}'),
+    "NaN reward": ("doubles", b"{" + ID + b', "reward": NaN}'),
+    "1e999": ("doubles", b"{" + ID + b', "reward": 1e999}'),
+    "deep label": (
+        "doubles",
+        b"{" + ID + b', "label": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    ),
+    "label a little too deep": (
+        "doubles",
+        b"{" + ID + b', "label": ' + b"[" * 65 + b"]" * 65 + b"}",
+    ),
+    "deep context": (
+        "doubles",
+        b"{" + ID + b', "label": 1, "context": ' + b"[" * 65 + b"]" * 65 + b"}",
+    ),
+    "boolean uid": ("doubles", b"{" + ID + b', "label": 1, "uid": true}'),
+    "long uid": ("doubles", b'{%b, "label": 1, "uid": "%b"}' % (ID, b"a" * 300)),
+    "no piece": ("doubles", b'{"feedback": {}}'),
+    "a piece of text": ("doubles", b'{"feedback": ["x"]}'),
+    "a list in a list": ("doubles", b'{"feedback": [{"feedback": []}]}'),
+    "list and piece": ("doubles", b"{" + ID + b', "label": 1, "feedback": []}'),
+    "input of another type": ("doubles", b'{"input": "text", "label": 1}'),
+    "input without a label": ("doubles", b'{"input": [1]}'),
+    "not base64": ("bytes", b'{"input": "***", "label": 1}'),
+    "5000 digits": ("json", b'{%b, "label": %b}' % (ID, b"9" * 5000)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FEEDBACK)
+async def test_bad_feedback_is_refused_alike_in_both_lanes(
+    echo_server: Server, name: str
+) -> None:
+    app, body = BAD_FEEDBACK[name]
+    bodies = set()
+    for send in (*LANES.values(), lambda data: chunked(data, 10_000)):
+        answer = await ask(echo_server.port, send(update(app, body)))
+        check_refusal(answer)
+        bodies.add(answer.body)
+    assert len(bodies) == 1
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_feedback_is_bounded_in_pieces(echo_server: Server, lane: str) -> None:
+    most = echo_server.settings.limits.rows_per_request
+    body = b'{"feedback": [%b]}' % b",".join(
+        [b'{"query_id": "x", "reward": 1}'] * (most + 1)
+    )
+    answer = await ask(echo_server.port, LANES[lane](update("doubles", body)))
+    assert str(most) in check_refusal(answer, 413)
 
 
 @pytest.mark.parametrize(

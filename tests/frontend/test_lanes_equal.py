@@ -16,6 +16,7 @@ from raw import (
     lane_of,
     predict,
     request,
+    update,
     with_trailer,
 )
 
@@ -59,6 +60,34 @@ PLAIN: dict[str, tuple[bytes, int]] = {
     "no input": (predict("numbers", b"{}"), 400),
     "bool uid": (predict("numbers", b'{"input": [1], "uid": true}'), 400),
     "unknown application": (predict("nope", ONE), 404),
+    "feedback, forged id": (update("numbers", b'{"query_id": "x", "label": 1}'), 404),
+    "feedback/": (request("POST", "/numbers/update/", b'{"feedback": []}'), 200),
+    "feedback, list": (
+        update("numbers", b'{"feedback": [{"query_id": "x", "reward": 1}]}'),
+        200,
+    ),
+    "feedback, msgpack": (
+        update("numbers", b"\x81\xa8feedback\x90", media="application/msgpack"),
+        200,
+    ),
+    "feedback of nothing": (update("numbers", b"{}"), 400),
+    "feedback, no label": (update("numbers", b'{"query_id": "x"}'), 400),
+    "feedback, both": (
+        update("numbers", b'{"query_id": "x", "label": 1, "reward": 1}'),
+        400,
+    ),
+    "feedback, no query": (update("numbers", b'{"reward": 1}'), 400),
+    "feedback, reward and input": (update("numbers", b'{"input": [], "reward": 1}'), 400),
+    "feedback, reward as text": (
+        update("numbers", b'{"query_id": "x", "reward": "0.9"}'),
+        400,
+    ),
+    "feedback by input": (update("numbers", b'{"input": [1], "label": [1]}'), 200),
+    "feedback, parameters": (
+        request("POST", "/numbers/update?uid=0", b'{"feedback": []}'),
+        400,
+    ),
+    "feedback, unknown application": (update("nope", b'{"feedback": []}'), 404),
     "live": (request("GET", "/health/live"), 200),
     "ready": (request("GET", "/health/ready"), 200),
     "application": (request("GET", "/numbers"), 200),
@@ -79,6 +108,16 @@ ODD: dict[str, tuple[bytes, int]] = {
     "GET predict": (request("GET", "/numbers/predict"), 405),
     "POST application": (request("POST", "/numbers", b"{}"), 405),
     "POST health": (request("POST", "/health/live", b"{}"), 405),
+    "GET update": (request("GET", "/numbers/update"), 405),
+    "feedback, npy": (update("numbers", b"", media="application/x-npy"), 415),
+    "feedback, close": (
+        update("numbers", b'{"feedback": []}', "Connection: close"),
+        200,
+    ),
+    "feedback, other origin": (
+        update("numbers", b"{}", "Origin: http://evil.example"),
+        403,
+    ),
     "DELETE": (request("DELETE", "/numbers"), 405),
     "no media type": (predict("numbers", ONE, media=None), 415),
     "text": (predict("numbers", ONE, media="text/plain"), 415),
@@ -180,6 +219,32 @@ async def test_a_connection_goes_on_in_the_other_lane(
         assert [(await wire.answer()).value["output"] for _ in range(3)] == [1, 2, 3]
         await wire.send(predict("echo", b'{"input": 4}'))
         assert (await wire.answer()).value["output"] == 4
+
+
+@pytest.mark.parametrize("force", [with_trailer, chunked, expecting])
+async def test_feedback_that_came_in_one_lane_is_known_in_the_other(
+    echo_server: Server, force: Callable[[bytes], bytes]
+) -> None:
+    port = echo_server.port
+    for first, second in ((bytes, force), (force, bytes)):
+        query_id = (await ask(port, predict("numbers", ONE))).value["query_id"].encode()
+        said = update("numbers", b'{"query_id": "%b", "label": [1, 2.5]}' % query_id)
+        other = update("numbers", b'{"query_id": "%b", "label": [1]}' % query_id)
+        answer = await ask(port, first(said))
+        assert answer.value == {"accepted": True, "duplicate": False}
+        answer = await ask(port, second(said))
+        assert answer.value == {"accepted": True, "duplicate": True}
+        for send in (first, second):
+            answer = await ask(port, send(other))
+            assert (answer.status, answer.value["error"]) == (409, "conflict")
+
+
+async def test_feedback_on_the_rows_of_a_batch(echo_server: Server) -> None:
+    answer = await ask(echo_server.port, predict("numbers", BATCH))
+    ids = [row["query_id"].encode() for row in answer.value["batch_predictions"]]
+    said = b",".join(b'{"query_id": "%b", "reward": 1}' % each for each in ids)
+    answer = await ask(echo_server.port, update("numbers", b'{"feedback": [%b]}' % said))
+    assert answer.value["feedback"] == [{"accepted": True, "duplicate": False}] * 3
 
 
 async def test_outputs_are_the_inputs(echo_server: Server) -> None:

@@ -1,0 +1,1 @@
+"""What the policies of selection are worth, without a server: streams, peers, figures."""

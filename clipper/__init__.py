@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from clipper.client import AsyncClipper as AsyncClipper
     from clipper.client import Clipper as Clipper
     from clipper.errors import ClipperError as ClipperError
+    from clipper.selection.policy import Ensemble as Ensemble
+    from clipper.selection.policy import Observation as Observation
+    from clipper.selection.policy import PersonalOptions as PersonalOptions
+    from clipper.selection.policy import SingleChoice as SingleChoice
+    from clipper.selection.registry import add_policy as add_policy
     from clipper.server import Server as Server
     from clipper.values import Prediction as Prediction
 
@@ -24,6 +29,12 @@ _HOMES = {
     "AsyncClipper": "clipper.client",
     # be a server
     "Server": "clipper.server",
+    # write a selection policy
+    "Ensemble": "clipper.selection.policy",
+    "Observation": "clipper.selection.policy",
+    "PersonalOptions": "clipper.selection.policy",
+    "SingleChoice": "clipper.selection.policy",
+    "add_policy": "clipper.selection.registry",
     # values and errors
     "Prediction": "clipper.values",
     "ClipperError": "clipper.errors",
@@ -33,9 +44,14 @@ __all__ = [
     "AsyncClipper",
     "Clipper",
     "ClipperError",
+    "Ensemble",
+    "Observation",
+    "PersonalOptions",
     "Prediction",
     "Server",
+    "SingleChoice",
     "__version__",
+    "add_policy",
 ]
 
 

@@ -34,7 +34,9 @@ async def main() -> None:
         await server.register_application(
             "text", models=["text"], input_type="strings", default_output="-1",
             slo_micros=1_000_000,
-            policy={"name": "canary", "options": {"weights": {"text:1": 0.8, "text:2": 0.2}}},
+            policy={
+                "name": "canary", "options": {"weights": {"text:1": 0.8, "text:2": 0.2}}
+            },
         )  # fmt: skip
         await server.deploy("text", 2, words, "strings")
         print("version 2 gets a fifth of the users")

@@ -43,9 +43,7 @@ def serve(clipper: Clipper, policy: str, **options: float) -> float:
 
 def main() -> None:
     images, digits = load_digits(return_X_y=True)
-    train_x, _, train_y, _ = train_test_split(
-        images, digits, test_size=0.5, random_state=0
-    )
+    train_x, _, train_y, _ = train_test_split(images, digits, test_size=0.5, random_state=0)
     upper = LogisticRegression(max_iter=2000).fit(train_x[:, :32] / 16, train_y)
     tree = DecisionTreeClassifier(max_depth=5, random_state=0).fit(train_x, train_y)
     forest = RandomForestClassifier(50, random_state=0).fit(train_x, train_y)

@@ -60,6 +60,7 @@ SAYS = {
         "user1 writes side, and is given side:1",
         "user2 writes mirrored, and is given mirrored:1",
     ],
+    "own_policy.py": ["everybody: one:1", "ann: one:1", "bob: one:1"],
     "canary.py": [
         "version 2 gets a fifth of the users",
         "log: text takes text:2#",

@@ -525,18 +525,16 @@ class Application:
         if query.choice is self._standing:
             self._decisions.keep_output(self._ids.nonce, output)
             return
-        size = len(output) if type(output) is bytes else 64
         made = _new(
             Made,
             (self.number, query.choice, query.subject, output if panel is None else panel),
         )
-        self._decisions.keep(self._ids.nonce, made, size, self._durable)
+        self._decisions.keep(self._ids.nonce, made, self._durable)
 
     def keep_batch(self, batch: BatchQuery) -> None:
         outputs = batch.panels or batch.outputs
-        size = sum([len(o) if type(o) is bytes else 64 for o in batch.outputs])
         made = Made(self.number, batch.choice, batch.subject, outputs)
-        self._decisions.keep(self._ids.nonce, made, size, self._durable)
+        self._decisions.keep(self._ids.nonce, made, self._durable)
 
     def prediction(self, query: Query) -> Prediction:
         """The settled query as a value. Raises where there is no default output."""

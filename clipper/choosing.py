@@ -14,7 +14,14 @@ from clipper.learning.learner import Learner
 from clipper.learning.users import User
 from clipper.query_id import QueryIds, Stamp
 from clipper.selection.draw import Odds, as_logged, sticky
-from clipper.selection.policy import Arm, Ensemble, SingleChoice, Subject, generation_of, model_of
+from clipper.selection.policy import (
+    Arm,
+    Ensemble,
+    SingleChoice,
+    Subject,
+    generation_of,
+    model_of,
+)
 
 if TYPE_CHECKING:
     from clipper.model import Model
@@ -34,8 +41,8 @@ class Choice:
     """
 
     __slots__ = (
-        "arms", "context", "generation", "index", "model", "models", "odds", "propensity",
-        "shadows", "stamp", "told",
+        "age", "arms", "context", "generation", "index", "model", "models", "odds",
+        "propensity", "shadows", "stamp", "told",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +67,7 @@ class Choice:
         self.stamp = stamp
         self.context = context
         self.shadows = shadows
+        self.age = 0  # for whoever counts choices that are shared
         self.told = b""
         if index is not None and len(arms) > 1:
             self.told = b',"model":"%b"' % str(model_of(arms[index])).encode()
@@ -73,7 +81,8 @@ class _Compiled:
     """A distribution with the choices made from it so far."""
 
     __slots__ = (
-        "arms", "at", "choices", "odds", "population", "shadows", "user", "weights",
+        "arms", "at", "choices", "epoch", "odds", "population", "shadows", "user",
+        "weights",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +99,7 @@ class _Compiled:
         self.shadows = shadows
         self.choices: list[Choice | None] = [None] * (1 if odds is None else len(arms))
         self.at = at
-        self.population = self.user = -1  # versions it follows from
+        self.population = self.user = self.epoch = -1  # versions it follows from
 
 
 class Chooser:
@@ -101,11 +110,13 @@ class Chooser:
         self._ids = ids
         self._rng = rng
         # All mutable state: the arms with their models, those of them that are open to
-        # choice (None: to be found anew), and what was compiled for the population.
+        # choice (None: to be found anew), what was compiled for the population, and a
+        # number that rises whenever all that was compiled, users' too, is void.
         self._models: dict[Arm, Model] = {}
         self._arms: tuple[Arm, ...] = ()
         self._opened: tuple[Arm, ...] | None = None
         self._compiled: _Compiled | None = None
+        self._epoch = 0
 
     def set_arms(self, models: Mapping[Arm, Model]) -> None:
         self._models = dict(models)
@@ -115,6 +126,7 @@ class Chooser:
     def forget(self) -> None:
         """What was compiled follows from something that has changed."""
         self._opened = self._compiled = None
+        self._epoch += 1
 
     @property
     def fixed(self) -> bool:
@@ -156,7 +168,7 @@ class Chooser:
         if (
             compiled is None
             or compiled.user != user.version
-            or compiled.arms != self._open()
+            or compiled.epoch != self._epoch
             or (
                 compiled.population != self._learner.version
                 and not compiled.at <= now < compiled.at + STALE
@@ -188,6 +200,7 @@ class Chooser:
             compiled = _Compiled(odds, arms, odds.probabilities, shadows, now)
         compiled.population = learner.version
         compiled.user = -1 if user is None else user.version
+        compiled.epoch = self._epoch
         return compiled
 
     def _draw(self, compiled: _Compiled, uid: str | None, context: Any = None) -> Choice:

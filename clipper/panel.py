@@ -73,6 +73,7 @@ class Panel:
         """The answer as of now: of the members that are in, or `error` if none is."""
         self.settled = True
         self._waiter = None
+        self.jobs.clear()  # they hold the inputs, and a panel may be kept for long
         if not any(text is not None for text in self.texts):
             failures = [failure for failure in self.failures if failure is not None]
             return failures[0] if failures and not self._left else error

@@ -87,7 +87,7 @@ class _Body(msgspec.Struct, array_like=True):
     rows: list[_Row]
 
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = encode_context = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Body).decode
 
 
@@ -124,7 +124,7 @@ def _context(made: Made) -> Any:
     context = made.subject.context
     if context is None or made.choice.context is not None:
         return None
-    return context if len(_encode(context)) <= LARGEST else None
+    return context if len(encode_context(context)) <= LARGEST else None
 
 
 def _written(choice: Choice) -> _Choice:

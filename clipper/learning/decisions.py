@@ -14,8 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from clipper.clock import Clock
-from clipper.errors import ClipperError, Overloaded
-from clipper.learning.chunks import Decision, decode_chunk, encode_chunk, to_decision
+from clipper.errors import ClipperError, Overloaded, StoreError
+from clipper.learning.chunks import (
+    Decision,
+    decode_chunk,
+    encode_chunk,
+    encode_context,
+    to_decision,
+)
 from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, FeedbackLog
 from clipper.values import Output, RowError
@@ -28,10 +34,16 @@ logger = logging.getLogger(__name__)
 # Bound of the memory: half of it is given up at once, the older half.
 MOST_BYTES = 64 * 1024 * 1024
 _HALF = MOST_BYTES // 2
-_OVERHEAD = 400  # bytes of one decision beside its output
+_OVERHEAD = 400  # bytes of one decision beside what follows
+_CHOICE = 1000  # of a choice, which many decisions may share
+_PANEL = 1000  # of a panel beside its members' outputs
+_ROW = 100  # of one row of a batch beside its output
+_NUMBER = 40  # of a number in a context
 
-# A chunk is written when it has this many decisions, or when it is this old.
+# A chunk is written when it has this many decisions, or decisions of this many bytes, or
+# when it is this old.
 CHUNK = 1000
+CHUNK_BYTES = 1024 * 1024
 CHUNK_SECONDS = 0.5
 _UNWRITTEN = 8  # chunks on their way to the disk; beyond, decisions stay in memory only
 
@@ -71,12 +83,15 @@ class Decisions:
         self._call_later = call_later
         self._spawn = spawn
         # All mutable state: decisions of late and those before them, the bytes of the
-        # former; what the next chunk will hold, whether it has a timer, chunks on their
-        # way; chunks that were read; lookups that wait; counters.
+        # former, how often they took turns; what the next chunk will hold, its bytes,
+        # whether it has a timer, chunks on their way; chunks that were read; lookups that
+        # wait; counters.
         self._young: dict[int, Made | Output] = {}
         self._old: dict[int, Made | Output] = {}
         self._bytes = 0
+        self._age = 1
         self._next: list[tuple[int, Made]] = []
+        self._next_bytes = 0
         self._armed = False
         self._writing = 0
         self._decoded: OrderedDict[int, tuple[Chunk, Any]] = OrderedDict()
@@ -98,20 +113,24 @@ class Decisions:
         """Remember what a query of an application that always decides the same was
         answered: its query id says all the rest."""
         self._young[nonce] = output
-        self._bytes += _OVERHEAD + (len(output) if type(output) is bytes else 0)
+        self._bytes += _OVERHEAD + _size_of(output)
         if self._bytes > _HALF:
             self._turn()
 
-    def keep(self, nonce: int, made: Made, size: int, durable: bool) -> None:
-        """Remember a decision whose query id has this nonce. `size` is that of its outputs
-        in bytes."""
+    def keep(self, nonce: int, made: Made, durable: bool) -> None:
+        """Remember a decision whose query id has this nonce; `durable`, on disk as well."""
         self._young[nonce] = made
-        self._bytes += _OVERHEAD + size
+        size = _size(made)
+        if made.choice.age != self._age:
+            made.choice.age = self._age
+            self._bytes += _CHOICE
+        self._bytes += size
         if self._bytes > _HALF:
             self._turn()
         if durable:
             self._next.append((nonce, made))
-            if len(self._next) >= CHUNK:
+            self._next_bytes += size
+            if len(self._next) >= CHUNK or self._next_bytes >= CHUNK_BYTES:
                 self.flush()
             elif not self._armed:
                 self._armed = True
@@ -119,6 +138,7 @@ class Decisions:
 
     def _turn(self) -> None:
         self._old, self._young, self._bytes = self._young, {}, 0
+        self._age += 1
 
     def _due(self) -> None:
         self._armed = False
@@ -126,7 +146,7 @@ class Decisions:
 
     def flush(self) -> None:
         """Send what was decided to the disk."""
-        decided, self._next = self._next, []
+        decided, self._next, self._next_bytes = self._next, [], 0
         if not decided:
             return
         if self._writing >= _UNWRITTEN:
@@ -181,10 +201,14 @@ class Decisions:
         try:
             while self._asked:
                 nonce, row, found = self._asked.popleft()
+                error: ClipperError | None
                 try:
                     decision, error = await self._look_up(nonce, row), None
                 except ClipperError as failed:
                     decision, error = None, failed
+                except Exception as failed:
+                    logger.exception("a chunk of decisions makes no sense")
+                    decision, error = None, StoreError(f"a decision is damaged: {failed}")
                 try:
                     found(decision, error)
                 except Exception:
@@ -206,3 +230,35 @@ class Decisions:
                 self._decoded.popitem(last=False)
         decision: Decision | None = decoded.find(nonce, row)
         return decision
+
+
+def _size(made: Made) -> int:
+    """Bytes of a decision in memory, about, beside its choice."""
+    size = _OVERHEAD
+    outputs, context = made.outputs, made.subject.context
+    if type(outputs) is list:
+        size += sum([_ROW + _size_of(output) for output in outputs])
+    else:
+        size += _size_of(outputs)
+    if made.choice.context is not None:
+        size += _size_of_context(made.choice.context)
+    if context is not None:
+        size += _size_of_context(context)
+    return size
+
+
+def _size_of(output: Any) -> int:
+    kind = type(output)
+    if kind is bytes or kind is str:
+        return len(output)
+    texts = getattr(output, "texts", None)
+    if texts is None:
+        return 0  # an error, which many share
+    return _PANEL + sum([len(text) for text in texts if text is not None])
+
+
+def _size_of_context(context: Any) -> int:
+    """Of the usual one at a glance, of another by what it is as text."""
+    if type(context) is list and type(context[0] if context else None) is float:
+        return _NUMBER * len(context)
+    return 8 * len(encode_context(context))

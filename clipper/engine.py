@@ -220,8 +220,15 @@ class Engine:
             changed: asyncio.Future[Exception | None] = (
                 asyncio.get_running_loop().create_future()
             )
-            changed.add_done_callback(lambda _: self._refresh())
-            self.learning.follow_policy(record, changed.set_result)
+
+            def followed(error: Exception | None) -> None:
+                # in this very turn: a query must not meet one policy here, one there
+                try:
+                    self._refresh()
+                finally:
+                    changed.set_result(error)
+
+            self.learning.follow_policy(record, followed)
             self.learning.journal.flush()
             # the log goes on where the caller is cancelled
             error = await asyncio.shield(changed)

@@ -114,7 +114,8 @@ class Feedback:
         self._decisions.find(
             token.nonce,
             token.row,
-            self._learner.policy.logged,
+            self._learner.policy.logged
+            or token.policy_generation != self._learner.generation,
             partial(self._found, item, token, done),
         )
 
@@ -273,7 +274,7 @@ class Feedback:
         event.policy = decision.generation
         if item.reward is not None:
             event.loss = 1.0 - item.reward
-            if decision.ensemble:
+            if decision.ensemble and decision.chosen:
                 event.losses = reward_losses(
                     item.reward, list(outputs), decision.chosen, self._application.loss
                 )
@@ -282,7 +283,7 @@ class Feedback:
             return event
         self._judge(event, item.label, outputs)
         event.loss = self._loss_of_answer(item.label, decision)
-        if decision.failed and decision.chosen:
+        if decision.failed and decision.chosen and event.loss is not None:
             event.losses = {decision.chosen[0]: event.loss}
         return event
 
@@ -306,12 +307,13 @@ class Feedback:
         if self._learner.policy.needs_outputs:
             event.outputs = values
 
-    def _loss_of_answer(self, label: Any, decision: Decision) -> float:
+    def _loss_of_answer(self, label: Any, decision: Decision) -> float | None:
+        """None where it is not known what the answer was."""
         rendering, loss = self._application.rendering, self._application.loss
         # where the arm failed, its answer was the default output
-        answer = rendering.default if decision.answer is None else decision.answer
+        answer = rendering.default if decision.failed else decision.answer
         if answer is None:
-            return 1.0
+            return 1.0 if decision.failed else None
         try:
             return loss(label, rendering.value(answer))
         except InvalidInput:  # an answer that this loss cannot judge
@@ -346,14 +348,20 @@ class Feedback:
         done: FeedbackDone,
     ) -> None:
         event.decided = 0.0 if token is None else float(token.issued)
-        body = events.encode(event)
+        try:
+            body = events.encode(event)
+        except (OverflowError, RecursionError, UnicodeError) as error:
+            raise InvalidInput(f"the feedback cannot be kept: {error}") from None
         if len(body) > LARGEST:
             raise PayloadTooLarge(
                 f"an entry of {len(body)} bytes is more than the log takes ({LARGEST})"
             )
         number, user, person = self._application.number, None, None
-        if uid is not None and self._learner.policy.personal:
-            users = self._learner.users
+        users = self._learner.users
+        if uid in users.leaving:
+            uid = None
+        if uid is not None:  # whether or not the policy is for each user: by the time the
+            # entry is in the log there may be another, and the kept experience is needed
             user = users.get(uid)
             if user is None and users.may_be_kept(uid):
                 user = users.put(uid, None)
@@ -380,6 +388,8 @@ class Feedback:
         if user is not None:
             user.pins -= 1
         if outcome is None:
+            if user is not None and entry.uid is not None:
+                self._learner.users.give_up(entry.uid, user)
             done(False, _told(error))
             return
         if person is not None and entry.uid is not None:

@@ -55,10 +55,12 @@ class PolicyChange(msgspec.Struct, tag="policy", tag_field="kind"):
 
 
 class Halt(msgspec.Struct, tag="halt", tag_field="kind"):
-    """A guard took an arm out: a canary rolled itself back."""
+    """A guard took an arm out: a canary rolled itself back. It says so of the policy of
+    one generation; the next one has arms and guards of its own."""
 
     arm: Arm
     reason: str
+    generation: int
 
 
 Event: TypeAlias = Feedback | PolicyChange | Halt

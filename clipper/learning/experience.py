@@ -6,11 +6,13 @@ and `adopt` alone and is packed to bytes that give it back bit by bit.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from clipper.errors import StoreError
 from clipper.selection.policy import (
     MOST_ARMS,
     Arm,
@@ -20,7 +22,12 @@ from clipper.selection.policy import (
     Total,
 )
 
+logger = logging.getLogger(__name__)
+
 _NOTHING = Total(0.0, 0.0)
+
+# All mutable state: policies that raised, so that each is told of once.
+_complained: set[str] = set()
 
 _ARRAY = 1  # msgpack's extension type for a numpy array
 
@@ -48,7 +55,13 @@ class Experience:
         self.adopt(policy)
         self._count(seen)
         if policy.learns and (seen.losses or seen.loss is not None):
-            self.state = policy.observe(self.state, seen)
+            try:
+                self.state = policy.observe(self.state, seen)
+            except Exception:
+                # the entry is in the log: it has to be got over now and at every start
+                if policy.name not in _complained:
+                    _complained.add(policy.name)
+                    logger.exception("policy %s raised at entry %d", policy.name, seq)
 
     def adopt(self, policy: SelectionPolicy) -> None:
         """Go on under this policy. Its own state is kept if it has one; another's is
@@ -68,7 +81,11 @@ class Experience:
             del self.totals[next(iter(self.totals))]
 
     def pack(self) -> bytes:
-        return _encode([self.policy, self.seq, self.state, self.totals])
+        """Raises StoreError for a state of what cannot be kept."""
+        try:
+            return _encode([self.policy, self.seq, self.state, self.totals])
+        except (NotImplementedError, TypeError, ValueError, OverflowError) as error:
+            raise StoreError(f"policy {self.policy} cannot be kept: {error}") from error
 
     @classmethod
     def unpack(cls, data: bytes) -> Experience:

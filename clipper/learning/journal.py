@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from clipper.errors import ClipperError
+from clipper.errors import ClipperError, InvalidInput
 from clipper.store.base import Appended, Entry, FeedbackLog, Logged, Person
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Told what became of an entry: its number, or the entry that was there before, and the
 # kept state that was asked for (None: there is none); or why it failed.
 EntryDone: TypeAlias = Callable[[int | Logged | None, bytes | None, Exception | None], None]
+
+_Waiting: TypeAlias = tuple[Entry, Person | None, EntryDone]
 
 
 class Journal:
@@ -30,7 +32,7 @@ class Journal:
         self._log = log
         self._call_soon = call_soon
         # All mutable state: what this turn has gathered.
-        self._waiting: list[tuple[Entry, Person | None, EntryDone]] = []
+        self._waiting: list[_Waiting] = []
 
     def append(self, entry: Entry, person: Person | None, done: EntryDone) -> None:
         """Add an entry; with `person`, ask for that kept state as well."""
@@ -41,23 +43,28 @@ class Journal:
     def flush(self) -> None:
         """Hand over what was gathered."""
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
+        if waiting:
+            self._hand_over(waiting)
 
+    def _hand_over(self, waiting: list[_Waiting]) -> None:
         def done(appended: Appended | None, error: Exception | None) -> None:
             _tell(waiting, appended, error)
 
         persons = list({person: None for _, person, _ in waiting if person is not None})
         try:
             self._log.append([entry for entry, _, _ in waiting], persons, done)
+        except InvalidInput as error:
+            if len(waiting) == 1:
+                _tell(waiting, None, error)
+                return
+            for one in waiting:  # the others must not suffer for it
+                self._hand_over([one])
         except ClipperError as error:
             _tell(waiting, None, error)
 
 
 def _tell(
-    waiting: list[tuple[Entry, Person | None, EntryDone]],
-    appended: Appended | None,
-    error: Exception | None,
+    waiting: list[_Waiting], appended: Appended | None, error: Exception | None
 ) -> None:
     for index, (_, person, done) in enumerate(waiting):
         outcome = kept = None

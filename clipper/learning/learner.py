@@ -12,7 +12,7 @@ import msgspec
 
 from clipper.errors import InvalidInput
 from clipper.learning.bloom import Bloom
-from clipper.learning.events import Event, Feedback, Halt, PolicyChange
+from clipper.learning.events import Event, Feedback, PolicyChange
 from clipper.learning.experience import Experience
 from clipper.learning.users import User, Users
 from clipper.records import PolicySettings
@@ -76,23 +76,24 @@ class Learner:
     # -- the fold -----------------------------------------------------------------------
 
     def apply(self, seq: int, uid: str | None, event: Event) -> None:
-        """Take one entry over. The experience of its user must be in memory by then."""
+        """Take one entry over. The experience of its user must be in memory by then. An
+        entry that is in already changes nothing."""
+        if seq <= self.population.seq:
+            return
         if isinstance(event, Feedback):
             self._learn(seq, uid, event)
         elif isinstance(event, PolicyChange):
             self.set_policy(event.generation, event.settings)
             self.population.adopt(self.policy)
             self.halted = {}
-        elif isinstance(event, Halt):
+        elif event.generation == self.generation:
             self.halted[event.arm] = event.reason
-        self.population.seq = max(self.population.seq, seq)
+        self.population.seq = seq
         self.version += 1
         self.unsaved += 1
 
     def _learn(self, seq: int, uid: str | None, event: Feedback) -> None:
         seen = event.observation()
-        if seq <= self.population.seq:  # it is in the population's snapshot already
-            return
         self.population.observe(self.policy, seen, seq)
         if uid is None or not self.policy.personal:
             return

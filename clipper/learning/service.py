@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 SLICE = 200  # users that are packed in one turn of the loop
 PAGE = 5000  # users that are counted in one turn
 PRUNE_SECONDS = 600.0
+RETRY_SECONDS = 5.0  # until an arm that has to go is tried again to be taken out
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -53,6 +54,7 @@ class Learning:
         self.decisions = Decisions(log, clock, call_later, spawn)
         self._clock = clock
         self._settings = settings
+        self._call_later = call_later
         self._spawn = spawn
         # All mutable state beside the above: learners; who may have a kept state; the
         # learners whose snapshot is being kept; when old entries were last dropped.
@@ -73,6 +75,9 @@ class Learning:
             learner = self._make(record.number, record.policy_generation, record.policy)
             learner.users.counted = True
         return learner
+
+    def _has(self, learner: Learner) -> bool:
+        return self.learners.get(learner.application) is learner
 
     def _make(self, number: int, generation: int, policy: PolicySettings) -> Learner:
         learner = self.learners[number] = Learner(
@@ -96,7 +101,13 @@ class Learning:
         if learner.unsaved:
             learner.unsaved_since = self._clock.now()
         await self._count_users(learner)
-        self.follow_policy(record)
+        # whoever begins with this learner must find the policy it will have
+        followed: asyncio.Future[Exception | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.follow_policy(record, followed.set_result)
+        self.journal.flush()
+        await followed
 
     def _begin_with(
         self, learner: Learner, entries: list[Logged], record: ApplicationRecord
@@ -130,10 +141,10 @@ class Learning:
                 learner.admit(uid, kept)
             except ClipperError as error:
                 logger.warning("a user's experience cannot be read: %s", error)
-                learner.users.remove(uid)
+                learner.users.give_up(uid, user)
             done()
 
-        learner.users.put(uid, None)
+        user = learner.users.put(uid, None)
         self._spawn(load())
 
     # -- changes ------------------------------------------------------------------------
@@ -156,13 +167,21 @@ class Learning:
     def halt(
         self, learner: Learner, arm: str, reason: str, done: Callable[[], None]
     ) -> None:
-        """Take an arm out, for good, or until the policy is set anew."""
+        """Take an arm out, for good, or until the policy is set anew. Tried again until
+        it is in the log."""
+        generation = learner.generation
+
+        def again() -> None:
+            if self._has(learner) and learner.generation == generation:
+                self.halt(learner, arm, reason, done)
 
         def halted(error: Exception | None) -> None:
             if error is None:
                 done()
+            else:
+                self._call_later(RETRY_SECONDS, again)
 
-        self._log(learner, events.Halt(arm, reason), None, halted)
+        self._log(learner, events.Halt(arm, reason, generation), None, halted)
 
     def _log(
         self,
@@ -186,10 +205,16 @@ class Learning:
         self.journal.append(entry, None, committed)
 
     async def forget(self, learner: Learner, uid: str) -> None:
-        """Delete a user's experience, and the uid from the log."""
-        learner.users.remove(uid)  # a snapshot under way keeps it no more
-        await self.log.forget(Person(learner.application, uid))
-        learner.users.remove(uid)  # feedback may have read the kept one meanwhile
+        """Delete a user's experience, and the uid from the log. Feedback that comes
+        meanwhile is nobody's."""
+        users = learner.users
+        self.journal.flush()  # what came before is in the log before
+        users.leaving.add(uid)
+        try:
+            await self.log.forget(Person(learner.application, uid))
+        finally:
+            users.remove(uid)
+            users.leaving.discard(uid)
 
     async def drop(self, number: int) -> None:
         """An application was deleted."""
@@ -229,15 +254,16 @@ class Learning:
     async def _save(self, learner: Learner) -> None:
         """Keep a snapshot in slices. Users first: each state says which entries are in it,
         so those of a snapshot that was cut short are of use all the same."""
-        number, seq = learner.application, learner.population.seq
-        population, unsaved = learner.pack(), learner.unsaved
+        number, seq, unsaved = learner.application, learner.population.seq, learner.unsaved
         learner.unsaved_since = None
         try:
+            population = learner.pack()
             dirty = [(uid, user) for uid, user in learner.users if user.dirty]
             for start in range(0, len(dirty), SLICE):
                 await self._save_users(learner, dirty[start : start + SLICE])
-            await self._keep(number, seq, {None: population})
-            learner.unsaved -= unsaved
+            if self._has(learner):
+                await self._keep(number, seq, {None: population})
+                learner.unsaved -= unsaved
         except StoreError as error:
             logger.error("a snapshot of what was learned was not kept: %s", error)
         except ClipperError as error:
@@ -246,10 +272,12 @@ class Learning:
             self._saving.discard(number)
 
     async def _save_users(self, learner: Learner, users: list[tuple[str, User]]) -> None:
+        if not self._has(learner):  # the application was deleted meanwhile
+            return
         states: dict[str | None, bytes] = {}
         packed = []
         for uid, user in users:
-            if user.experience is not None and learner.users.holds(uid, user):
+            if user.experience is not None and learner.users.keeps(uid, user):
                 states[uid] = user.experience.pack()
                 packed.append((user, user.version))
         await self._keep(learner.application, learner.population.seq, states)

@@ -37,9 +37,11 @@ class Users:
         self._application = application
         self._known = known
         self._most = most
-        # All mutable state beside the above: users, the one asked for last at the end, and
-        # whether all that are kept were told to `known`.
+        # All mutable state beside the above: users, the one asked for last at the end,
+        # those that are being forgotten, and whether all that are kept were told to
+        # `known`.
         self._users: OrderedDict[str, User] = OrderedDict()
+        self.leaving: set[str] = set()
         self.counted = False
 
     def __len__(self) -> int:
@@ -59,6 +61,10 @@ class Users:
         """Whether this is still the user of that uid."""
         return self._users.get(uid) is user
 
+    def keeps(self, uid: str, user: User) -> bool:
+        """Whether this is still the user of that uid, and will be."""
+        return self.holds(uid, user) and uid not in self.leaving
+
     def may_be_kept(self, uid: str) -> bool:
         return not self.counted or (self._application, uid) in self._known
 
@@ -76,8 +82,14 @@ class Users:
     def remove(self, uid: str) -> None:
         self._users.pop(uid, None)
 
+    def give_up(self, uid: str, user: User) -> None:
+        """The experience of a user did not come; feedback on its way may still bring it."""
+        if user.experience is None and not user.pins and self.holds(uid, user):
+            del self._users[uid]
+
     def _evict(self) -> None:
-        for _ in range(_LOOKED_AT):
+        # never the newest: whoever takes a user into memory goes on with it
+        for _ in range(min(_LOOKED_AT, len(self._users) - 1)):
             if len(self._users) <= self._most:
                 return
             uid = next(iter(self._users))

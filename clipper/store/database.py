@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from itertools import groupby
@@ -32,7 +31,8 @@ from clipper.records import State
 
 from .directory import UNFINISHED, sync
 from .migrations import SCHEMA_VERSION, has_schema, migrate
-from .rows import COUNTER, LAST_NUMBER, TABLES, Row, Write, decode, number_body
+from .rows import TABLES, decode
+from .tables import checksum
 
 logger = logging.getLogger(__name__)
 
@@ -300,33 +300,6 @@ def create(path: Path) -> None:
 
 def log_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
-
-
-def checksum(table: str, key: str, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(f"{table}\0{key}\0".encode()))
-
-
-def apply(write: Write, connection: sqlite3.Connection) -> None:
-    """Do one commit's rows; a Work once `write` is bound."""
-    for row in write.rows:
-        if row.body is None:
-            connection.execute(f"DELETE FROM {row.table} WHERE key = ?", (row.key,))
-        else:
-            connection.execute(
-                f"INSERT OR REPLACE INTO {row.table} VALUES (?, ?, ?)", _values(row)
-            )
-    if write.number:
-        connection.execute(
-            f"INSERT INTO {COUNTER} VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE "
-            "SET body = excluded.body, sum = excluded.sum "
-            "WHERE CAST(body AS INTEGER) < CAST(excluded.body AS INTEGER)",
-            _values(Row(COUNTER, LAST_NUMBER, number_body(write.number))),
-        )
-
-
-def _values(row: Row) -> tuple[str, bytes, int]:
-    assert row.body is not None
-    return row.key, row.body, checksum(row.table, row.key, row.body)
 
 
 def _merge_of(work: Work) -> Any:

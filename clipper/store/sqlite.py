@@ -14,11 +14,12 @@ from clipper.errors import StoreError
 from clipper.records import State
 
 from .base import Change
-from .database import Database, Durability, apply, create, log_path
+from .database import Database, Durability, create, log_path
 from .directory import DataDirectory
 from .feedback import Numbers, last_number
 from .rows import encode
 from .sqlite_log import SQLiteLog
+from .tables import apply
 from .writer import Writer
 
 logger = logging.getLogger(__name__)

@@ -25,11 +25,11 @@ from clipper.store.database import (
     Database,
     Outcome,
     Work,
-    apply,
     create,
     log_path,
 )
 from clipper.store.rows import encode
+from clipper.store.tables import apply
 
 from .contract import FULL_APPLICATION, FULL_MODEL, application, model
 

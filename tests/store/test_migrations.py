@@ -9,10 +9,11 @@ from clipper.errors import StoreError
 from clipper.records import State
 from clipper.store import migrations
 from clipper.store.base import PutApplication, PutModel, SetCurrent
-from clipper.store.database import Database, apply, create
+from clipper.store.database import Database, create
 from clipper.store.migrations import SCHEMA_VERSION
 from clipper.store.rows import encode
 from clipper.store.sqlite import SQLiteStore
+from clipper.store.tables import apply
 
 from .contract import FULL_APPLICATION, FULL_MODEL
 from .log_contract import entry, logged, seqs

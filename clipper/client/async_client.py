@@ -19,6 +19,7 @@ from clipper.client.bodies import (
     given,
     may_repeat,
     outcome_of,
+    piece_fields,
     prediction_of,
     prediction_or_error,
     query_fields,
@@ -420,10 +421,11 @@ class AsyncClipper:
         self, app: str, items: Sequence[Mapping[str, Any]]
     ) -> list[bool | ClipperError]:
         outcomes: list[bool | ClipperError | None] = [None] * len(items)
+        pieces = [piece_fields(item) for item in items]
         left = [*range(len(items))]
 
         async def send() -> None:
-            body = {"feedback": [feedback_fields(**items[index]) for index in left]}
+            body = {"feedback": [pieces[index] for index in left]}
             answer = await self._post(app, "update", body)
             for index, outcome in zip(left, answer["feedback"], strict=True):
                 outcomes[index] = outcome_of(outcome)
@@ -432,7 +434,7 @@ class AsyncClipper:
                 raise PASSING[0]("the server was too busy for some of it")
 
         try:
-            await insist(send, all(map(may_repeat, items)))
+            await insist(send, all(map(may_repeat, pieces)))
         except ClipperError:
             if None in outcomes:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import msgspec
@@ -98,6 +99,17 @@ def feedback_fields(
         if value is not UNSET:
             fields[name] = value
     return fields
+
+
+def piece_fields(piece: Mapping[str, Any]) -> dict[str, Any]:
+    """One of several pieces of feedback, given as a mapping."""
+    try:
+        return feedback_fields(**piece)
+    except TypeError as error:
+        names = ", ".join(signature(feedback_fields).parameters)
+        raise InvalidInput(
+            f"a piece of feedback is a mapping with some of {names}, not {piece!r:.100}"
+        ) from error
 
 
 def may_repeat(fields: Mapping[str, Any]) -> bool:

@@ -35,7 +35,7 @@ from clipper.learning.service import Learning
 from clipper.learning.users import User
 from clipper.model import Model
 from clipper.query_id import QueryIds, QueryToken
-from clipper.selection.losses import reward_losses
+from clipper.selection.losses import reward_losses, same
 from clipper.selection.policy import Arm, generation_of, make_arm
 from clipper.store.base import Entry, Logged, Person
 from clipper.values import ModelId, Output, RowError
@@ -275,8 +275,9 @@ class Feedback:
         if item.reward is not None:
             event.loss = 1.0 - item.reward
             if decision.ensemble and decision.chosen:
+                agreeing = self._agreeing(decision, outputs)
                 event.losses = reward_losses(
-                    item.reward, list(outputs), decision.chosen, self._application.loss
+                    item.reward, list(outputs), agreeing, self._application.loss
                 )
             elif decision.chosen:
                 event.losses = {decision.chosen[0]: event.loss}
@@ -286,6 +287,21 @@ class Feedback:
         if decision.failed and decision.chosen and event.loss is not None:
             event.losses = {decision.chosen[0]: event.loss}
         return event
+
+    def _agreeing(
+        self, decision: Decision, outputs: Mapping[Arm, bytes | str]
+    ) -> list[Arm]:
+        """The members whose output the answer was, also those who came too late for it."""
+        agreeing = list(decision.chosen)
+        if decision.answer is not None:
+            value = self._application.rendering.value
+            answer = value(decision.answer)
+            agreeing += [
+                arm
+                for arm, output in outputs.items()
+                if arm not in agreeing and same(value(output), answer)
+            ]
+        return agreeing
 
     def _judge(
         self, event: events.Feedback, label: Any, outputs: Mapping[Arm, bytes | str]

@@ -174,6 +174,22 @@ async def test_under_an_ensemble_a_reward_judges_who_agreed(school: Make) -> Non
     assert class_.means == [0.5, 0.5, 1.0]
 
 
+async def test_a_reward_is_also_for_who_agreed_too_late(school: Make) -> None:
+    class_ = school("hedge", models=4)
+    receiver = Receiver()
+    query = class_.application.submit(row(1), receiver)
+    class_.loop.turn()
+    for model in class_.models[:2]:
+        replicas(model).replica.answer(lambda _: b"3")
+    class_.loop.advance(0.2)
+    assert receiver.output == b"3"
+    query_id = query.issue_id().decode()
+    replicas(class_.models[2]).replica.answer(lambda _: b"3.0")
+    replicas(class_.models[3]).replica.answer(lambda _: b"4")
+    assert class_.give(query_id, reward=1.0).accepted
+    assert class_.means == [0.0, 0.0, 0.0, 1.0]
+
+
 async def test_a_late_member_is_judged_too(school: Make) -> None:
     class_ = school("hedge", models=3)
     receiver = Receiver()

@@ -10,6 +10,7 @@ BENCHMARKS = {
     "batching": "the Clipper paper's figures 3, 4 and 5 on MNIST: controllers and waits",
     "caching": "hit ratios of the cache policies, SIEVE and LRU, and what they cost",
     "overload": "open load past what can be answered: goodput, recovery, the cap",
+    "feedback": "durable feedback, what policies cost a query, ensembles that straggle",
     "learning": "what selection policies are worth: failures, libraries, users, confidence",
 }
 

@@ -4,8 +4,9 @@ Clipper paper's figure 10.
 A style is a transformation of an image: rotation, scale, shift and thickness of the stroke.
 Eight of them are dialects. A user writes mostly in one dialect and partly in another one,
 and not always alike; and the group that a user is said to be of is the dialect they write
-in for MARKED_RIGHT of the users only, as people do not speak as is spoken where they are
-registered. Without that the group's model could hardly be bettered.
+in for MARKED_RIGHT of the users only, as people do not all speak as is spoken where they
+grew up. That share, in tenths, is the one at which the group's model is most nearly as much
+better than the general one as in the paper, where its error is 0.887 of the other's.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learn.graded import CLASSES, SEED, Floats, Ints, load_digits
+from benchmarks.learn.graded import CLASSES, SEED, Answers, Floats, Ints, load_digits
 
 Rng = np.random.Generator
 
 # Rotation in degrees, scale, shift to the right in pixels, stroke (see `transform`): all
 # combinations of the first three, and strokes that leave any two dialects at least two
 # differences.
-ROTATION, SCALE, SHIFT, STROKE = 12.5, 0.1, 1.0, 0.3
+ROTATION, SCALE, SHIFT, STROKE = 17.5, 0.14, 1.4, 0.42
 DIALECTS: Floats = np.array(
     [
         (a * ROTATION, 1.0 + b * SCALE, c * SHIFT, a * b * c * -STROKE)
@@ -50,8 +51,11 @@ class Linear:
     coefficients: Floats
     intercepts: Floats
 
-    def predict(self, rows: Floats) -> Ints:
-        return np.asarray((rows @ self.coefficients + self.intercepts).argmax(axis=1))
+    def predict(self, rows: Floats) -> Floats:
+        """Probabilities, (rows, classes)."""
+        logits = rows @ self.coefficients + self.intercepts
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -110,17 +114,12 @@ def transform(image: Floats, style: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Written:
-    """What a user wrote and what the models made of it. `group` is the dialect they are
-    said to write: guesses has the shape (models, images)."""
+    """What the models made of what a user wrote. `group` is the dialect that the user is
+    said to write."""
 
     uid: str
     group: int
-    guesses: Ints
-    labels: Ints
-
-    @property
-    def losses(self) -> Floats:
-        return (self.guesses != self.labels).astype(np.float64)
+    answers: Answers
 
 
 def write(models: Models, rng: Rng, uid: str, images: int) -> Written:
@@ -139,8 +138,8 @@ def write(models: Models, rng: Rng, uid: str, images: int) -> Written:
             for index, one in zip(chosen, styles, strict=True)
         ]
     ).reshape(images, -1)
-    guesses = np.array([model.predict(rows) for model in models.models])
-    return Written(uid, group, guesses, models.labels[chosen])
+    p = np.array([model.predict(rows) for model in models.models])
+    return Written(uid, group, Answers(p, models.labels[chosen]))
 
 
 def seeded(seed: int) -> Rng:

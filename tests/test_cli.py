@@ -465,3 +465,162 @@ def test_a_deploy_that_fails(run: Run, server: FakeServer) -> None:
     result = run("deploy", "json:dumps", "--quiet")
     assert result.exit_code == 1
     assert result.stderr == "Error: NameError: x\n"
+
+
+# -- learning --------------------------------------------------------------------------
+
+TAKEN = {"accepted": True, "duplicate": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body"),
+    [
+        (["q", "--label", "7"], {"query_id": "q", "label": 7}),
+        (["q", "--label", "null"], {"query_id": "q", "label": None}),
+        (["q", "--reward", "0.9"], {"query_id": "q", "reward": 0.9}),
+        (
+            ["--input", "[1.5]", "--label", '"x"', "--uid", "7", "--feedback-id", "f"],
+            {"input": [1.5], "label": "x", "uid": 7, "feedback_id": "f"},
+        ),
+        (
+            ["q", "--label", "1", "--input", "[2]", "--context", "[3]"],
+            {"query_id": "q", "label": 1, "input": [2], "context": [3]},
+        ),
+    ],
+)
+def test_update(
+    run: Run, server: FakeServer, arguments: list[str], body: dict[str, Any]
+) -> None:
+    server.answers["/a/update"] = Answer(TAKEN)
+    result = run("update", "a", *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "✓ a has learned from it\n"
+    assert (server.last.path, server.last.body) == ("/a/update", body)
+
+
+def test_update_says_what_was_known(run: Run, server: FakeServer) -> None:
+    server.answers["/a/update"] = Answer({"accepted": True, "duplicate": True})
+    assert run("update", "a", "q", "--label", "1").stdout == "✓ a knew that already\n"
+    result = run("update", "a", "q", "--label", "1", "--json")
+    assert json.loads(result.stdout) == {"accepted": True, "duplicate": True}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["update", "a"],
+        ["update", "a", "q"],
+        ["update", "a", "q", "--label", "1", "--reward", "1"],
+        ["update", "a", "q", "--reward", "1.5"],
+        ["update", "a", "q", "--label", "{"],
+        ["update", "a", "--label", "1"],
+        ["policy", "a", "--option", "eta=1"],
+        ["policy", "a", "hedge", "--option", "eta"],
+        ["policy", "a", "hedge", "--option", "eta=1", "--option", "eta=2"],
+        ["register", "a", "--policy-option", "=1"],
+        ["feedback", "a", "--after", "-1"],
+    ],
+)
+def test_wrong_usage_of_learning(run: Run, arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+STATE = {
+    "policy": "hedge",
+    "options": {"eta": 0.5},
+    "contextual": False,
+    "unavailable": None,
+    "uid": "al",
+    "known": False,
+    "arms": [
+        {
+            "model": "m:1", "weight": 0.9, "pulls": 12, "mean_loss": 0.05, "halted": None,
+        },
+        {"model": "n:2", "weight": 0.0, "pulls": 0, "mean_loss": None, "halted": "slow"},
+    ],
+    "former_arms": [{"model": "m:0", "pulls": 3, "mean_loss": 0.5}],
+}  # fmt: skip
+
+
+def test_policy(run: Run, server: FakeServer) -> None:
+    server.answers["/admin/get_state"] = Answer(STATE)
+    assert run("policy", "a").stdout == "hedge (eta=0.5)\n"
+    shown = {"policy": "hedge", "options": {"eta": 0.5}}
+    assert json.loads(run("policy", "a", "--json").stdout) == shown
+    settings = {"name": "canary", "options": {"weights": {"m:1": 1}, "stable": "m:1"}}
+    server.answers["/admin/set_policy"] = Answer({"app_name": "a", "policy": settings})
+    result = run(
+        "policy", "a", "canary", "--option", 'weights={"m:1": 1}', "--option", "stable=m:1"
+    )
+    assert server.last.body == {"app_name": "a", "policy": settings}
+    assert result.stdout == ('✓ a chooses by canary (weights={"m:1":1}, stable="m:1")\n')
+
+
+def test_state(run: Run, server: FakeServer) -> None:
+    server.answers["/admin/get_state"] = Answer(STATE)
+    assert run("state", "a", "--uid", "al").stdout.splitlines() == [
+        "hedge (eta=0.5)",
+        "Nothing was learned of al yet: the weights are everybody's.",
+        "  ARM  WEIGHT  PULLS  MEAN LOSS  NOTE",
+        "  m:1  90.0 %     12     0.0500  -",
+        "  n:2   0.0 %      0          -  taken out: slow",
+        "  m:0       -      3     0.5000  no candidate now",
+    ]
+    assert server.last.body == {"app_name": "a", "uid": "al"}
+    assert json.loads(run("state", "a", "--json").stdout) == STATE
+    server.answers["/admin/get_state"] = Answer({})
+    result = run("state", "a")
+    assert (result.exit_code, result.stderr) == (1, "Error: there is no application 'a'\n")
+
+
+def test_feedback_prints_the_log(run: Run, server: FakeServer) -> None:
+    lines = [{"seq": 1, "kind": "feedback"}, {"seq": 2, "kind": "halt"}]
+    server.answers["/admin/feedback/a"] = Answer(lines=lines)
+    result = run("feedback", "a", "--after", "0")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == lines
+    assert run("feedback", "a", "--decisions").exit_code == 0
+
+
+def test_forget_asks(run: Run, server: FakeServer) -> None:
+    result = run("forget", "a", "al", input="n\n")
+    assert result.exit_code == 1
+    assert server.requests == []
+    assert run("forget", "a", "al", input="y\n").exit_code == 0
+    result = run("forget", "a", "7", "--yes")
+    assert result.stdout == "✓ a has forgotten 7\n"
+    assert server.last.body == {"app_name": "a", "uid": 7}
+
+
+def test_register_with_a_policy_and_a_loss(run: Run, server: FakeServer) -> None:
+    arguments = [
+        "--policy",
+        "hedge",
+        "--policy-option",
+        "eta=0.1",
+        "--loss",
+        "absolute(10)",
+    ]
+    assert run("register", "a", "--model", "m", *arguments).exit_code == 0
+    body = server.last.body
+    assert body["policy"] == {"name": "hedge", "options": {"eta": 0.1}}
+    assert body["loss"] == "absolute(10)"
+
+
+def test_explain_shows_the_arms(run: Run, server: FakeServer) -> None:
+    arms = [
+        {"model": "m:1", "weight": 0.9, "feedback": 12, "mean_loss": 0.05},
+        {
+            "model": "n:2", "weight": 0.1, "feedback": 0, "mean_loss": None,
+            "shadow": {"agreement": 0.5, "compared": 4, "failed": 1, "p95_ms": 1250.0},
+        },
+    ]  # fmt: skip
+    found = {"sentences": ["Well."], "choosing": {"policy": "shadow", "arms": arms}}
+    server.answers["/admin/applications/a/explain"] = Answer(found)
+    assert run("explain", "a").stdout.splitlines() == [
+        "• Well.",
+        "",
+        "Arms of shadow",
+        "  ARM  WEIGHT  FEEDBACK  MEAN LOSS  AGREES  COMPARED  SHADOW FAILED  SHADOW P95",
+        "  m:1  90.0 %        12     0.0500       -         -              -  -",
+        "  n:2  10.0 %         0          -  50.0 %         4              1  1.25 s",
+    ]

@@ -17,12 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from clipper import Server, runtime
 from clipper.config import Settings, make_settings
-from clipper.errors import ConfigError, DeadlineExceeded, InvalidInput, NotFound, StoreError
+from clipper.errors import (
+    ConfigError,
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    StoreError,
+)
 from clipper.server import run
 
 LOOPS = ("uvloop", "asyncio")
@@ -331,6 +339,78 @@ async def test_embedded() -> None:
         with pytest.raises(DeadlineExceeded):
             await server.predict("sum", [4.0], deadline_ms=1e-6)
     await server.stop()  # once more does no harm
+
+
+def answer_one(rows: Any) -> list[int]:
+    return [1 for _ in rows]
+
+
+def answer_two(rows: Any) -> list[int]:
+    return [2 for _ in rows]
+
+
+async def test_feedback_in_ones_own_program() -> None:
+    async with Server() as server:
+        await server.deploy("one", 1, answer_one, "doubles")
+        await server.deploy("two", 1, answer_two, "doubles")
+        await server.register_application(
+            "app",
+            models=["one", "two"],
+            input_type="doubles",
+            slo_micros=5_000_000,
+            policy={"name": "epsilon_greedy", "options": {"epsilon": 0.5}},
+        )
+        for number in range(8):
+            prediction = await server.predict("app", [float(number)], uid="alice")
+            label = np.int64(2)
+            assert not await server.update("app", prediction.query_id, label=label)
+        assert await server.update("app", prediction.query_id, label=2)
+        with pytest.raises(Conflict):
+            await server.update("app", prediction.query_id, label=3)
+        with pytest.raises(InvalidInput):
+            await server.update("app", prediction.query_id, reward=2)
+        with pytest.raises(NotFound):
+            await server.update("other", "x", reward=1)
+        state = await server.state("app", "alice")
+        assert sum(arm["pulls"] for arm in state["arms"]) == 8
+
+        record = await server.set_policy("app", "hedge", eta=1.0)
+        assert record.policy.options == {"eta": 1.0}
+        with pytest.raises(InvalidInput, match="no option 'etta'"):
+            await server.set_policy("app", "hedge", etta=1.0)
+        piece = {"input": [1.0], "label": 2, "uid": 7, "feedback_id": "f"}
+        outcomes = await server.update_many("app", [piece, piece, {"query_id": "x"}])
+        assert outcomes[:2] == [False, True]
+        assert isinstance(outcomes[2], InvalidInput)
+        one, two = (await server.state("app"))["arms"]
+        assert one["weight"] < 0.5 < two["weight"]
+        assert (await server.state("app", 7))["known"] is True
+        await server.forget_user("app", 7)
+        assert (await server.state("app", "7"))["known"] is False
+        assert server.explain("app")["choosing"]["policy"] == "hedge"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"options": {}}, {"name": "hedge", "eta": 1}, {"name": "hedge", "options": 1}],
+)
+async def test_policies_that_make_no_sense(policy: dict[str, Any]) -> None:
+    async with Server() as server:
+        with pytest.raises(InvalidInput, match="policy must be a name"):
+            await server.register_application("app", input_type="json", policy=policy)
+
+
+async def test_many_pieces_go_to_the_log_by_and_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clipper.server.MOST_AT_ONCE", 3)
+    async with Server() as server:
+        await server.register_application(
+            "app", input_type="json", default_output="0", policy="ucb1"
+        )
+        ids = [(await server.predict("app", n)).query_id for n in range(10)]
+        pieces = ({"query_id": each, "reward": 1} for each in ids)
+        assert await server.update_many("app", pieces) == [False] * 10
 
 
 async def test_a_cancelled_caller_takes_its_query_along() -> None:

@@ -50,7 +50,7 @@ def replay(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Judge policies on the log of an application before they go live.
+    """Judge policies on an application's log, before they go live.
 
     \b
     clipper replay digits --policy thompson --policy 'epsilon_greedy epsilon=0.1'

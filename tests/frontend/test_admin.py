@@ -306,6 +306,50 @@ async def test_the_state_of_an_application(admin: AdminPort) -> None:
     assert state["state"] == {}
 
 
+async def test_states_of_users(admin: AdminPort) -> None:
+    await admin.post("add_app", APP | {"policy": "ucb1"})
+    answer = await admin.post("get_state", {"app_name": "digits"})
+    assert (answer.value["policy"], answer.value["uid"]) == ("ucb1", None)
+    for uid in (True, 1.5, [], "a" * 300, 2**63):
+        answer = await admin.post("get_state", {"app_name": "digits", "uid": uid})
+        assert answer.status == 400, uid
+        assert "$.uid" in answer.value["cause"]
+    answer = await admin.post("get_state", {"app_name": "nowhere", "uid": 0})
+    assert answer.value == {}
+
+
+async def test_forgetting_a_user(admin: AdminPort) -> None:
+    await admin.post("add_app", APP | {"policy": "ucb1"})
+    answer = await admin.post("forget_user", {"app_name": "digits", "uid": 7})
+    assert (answer.status, answer.value) == (200, {"app_name": "digits", "uid": "7"})
+    for body, status in (
+        ({"app_name": "nowhere", "uid": 7}, 404),
+        ({"app_name": "digits"}, 400),
+        ({"app_name": "digits", "uid": None}, 400),
+        ({"app_name": "digits", "uid": 7, "all": True}, 400),
+    ):
+        assert (await admin.post("forget_user", body)).status == status
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("nonsense", "policy must be one of static"),
+        ({"name": "hedge", "options": {"etta": 1}}, "policy hedge has no option 'etta'"),
+        ({"name": "hedge", "options": {"eta": "1"}}, "in option eta"),
+        ({"name": "canary"}, "policy canary needs the option weights"),
+        ({"name": "ucb1", "options": {"arms": ["other"]}}, "is not among"),
+        ({"name": "hedge", "eta": 1}, "$.policy"),
+        (7, "$.policy"),
+    ],
+)
+async def test_policies_that_are_refused(admin: AdminPort, policy: Any, words: str) -> None:
+    await admin.post("add_app", APP | {"models": ["sum"]})
+    answer = await admin.post("set_policy", {"app_name": "digits", "policy": policy})
+    assert answer.status == 400
+    assert words in answer.value["cause"]
+
+
 # -- ours ------------------------------------------------------------------------------
 
 

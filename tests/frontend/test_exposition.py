@@ -17,7 +17,9 @@ from clipper.config import make_settings
 from clipper.engine import Engine
 from clipper.frontend.exposition import SLICE, Exposition
 from clipper.frontend.series import FAILURE_CODES, MAX_CODES
-from clipper.records import ApplicationRecord, ModelRecord
+from clipper.learning.events import Feedback
+from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
+from clipper.shadowing import Comparison
 from clipper.store.memory import MemoryStore
 from clipper.values import FailureKind, ModelId, RowError
 from clipper.version import __version__
@@ -338,3 +340,44 @@ async def test_what_goes_away_between_two_pieces_does_no_harm(crowd: Engine) -> 
     await crowd.delete_model("model-98", "1")
     texts += list(pieces)
     assert sum(1 for _ in parse_text(b"".join(texts).decode())) > 20
+
+
+async def test_what_is_learned(engine: Engine, scrape: Callable[..., Samples]) -> None:
+    """Arms are labels, users never are."""
+    for name in ("one", "two"):
+        await engine.add_model(ModelRecord(name, "1", "doubles", 0))
+    policy = PolicySettings("hedge", {"eta": 1.0})
+    await engine.register_application(
+        ApplicationRecord("learns", 0, "doubles", 20_000, None, ["one", "two"], policy)
+    )
+    application = engine.applications["learns"]
+    arms = tuple(application.arms)
+    for seq in range(1, 4):
+        event = Feedback(arms, {arms[0]: 0.0, arms[1]: 1.0})
+        application.learner.apply(seq, f"user-{seq}", event)
+    stats = application.stats
+    stats.feedback, stats.duplicates = 3, 2
+    stats.refused["conflict"] += 1
+    stats.missing["two:1"] += 4
+    shadow = application.comparisons[arms[1]] = Comparison()
+    shadow.agreed, shadow.differed, shadow.failed = 3, 1, 2
+    found = scrape()
+
+    def of(name: str, **labels: str) -> float:
+        return found[key(f"clipper_application_{name}", application="learns", **labels)]
+
+    assert of("feedback_total") == 3
+    assert of("feedback_duplicates_total") == 2
+    assert of("feedback_refused_total", code="conflict") == 1
+    assert of("feedback_refused_total", code="disk_full") == 0
+    assert of("users_in_memory") == 3
+    assert of("arm_weight", arm="one:1") > 0.5 > of("arm_weight", arm="two:1")
+    assert of("arm_mean_loss", arm="two:1") == 1.0
+    assert of("arm_feedback", arm="one:1") == 3
+    assert of("arm_halted", arm="one:1") == 0
+    assert of("missing_members_total", arm="two:1") == 4
+    assert of("shadow_agreement", arm="two:1") == 0.75
+    assert of("shadow_failures_total", arm="two:1") == 2
+    assert found[key("clipper_decisions_lost_total")] == 0
+    labels = {value for _, pairs in found for _, value in pairs}
+    assert not any(value.startswith("user-") for value in labels)

@@ -43,7 +43,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LearningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept of feedback, and for how long."""
 
-    retention_seconds: Seconds = 7 * 24 * 3600.0  # of decisions, and of feedback
+    # of feedback; as long as query ids live, or the same could be learned from twice
+    feedback_days: Annotated[float, msgspec.Meta(ge=7)] = 30.0
+    decision_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0
     decision_bytes: Bytes = 1024 * MIB  # of decisions on disk; the oldest go
     users_in_memory: Count = 10_000  # for each application
     users_on_disk: Count = 1_000_000  # for each application; who gave none for longest go

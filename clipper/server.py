@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,11 @@ DEFAULT_SLO_MICROS = 100_000
 
 # Pieces of feedback that one call has on their way to the log.
 MOST_AT_ONCE = 1000
+
+# How many seconds the thread of the store waits at most for the interpreter while the loop
+# is busy. With Python's own 5 ms it would wait anew after each of the loop's short polls,
+# and feedback for a second or two.
+SWITCH_INTERVAL = 0.0002
 
 # Net allocations of containers between collections of the youngest generation.
 GC_THRESHOLD = 20_000
@@ -73,11 +79,13 @@ class Server:
             )
         self.settings = settings
         self._listen = listen
-        # All mutable state: the engine, the sockets if there are any, and the requests
-        # to stop (the first drains, the second does not wait).
+        # All mutable state: the engine, the sockets if there are any, the interpreter's
+        # switch interval as it was before, and the requests to stop (the first drains, the
+        # second does not wait).
         self.engine = Engine(settings, _make_store(settings))
         self._ports: Ports | None = None
         self._announced = False
+        self._switch_interval: float | None = None
         self.stopping = asyncio.Event()
         self._forced = asyncio.Event()
 
@@ -120,6 +128,9 @@ class Server:
     async def start(self) -> None:
         """Open the store, bring models back, listen. What was started is stopped again
         if a later step fails."""
+        if not self.settings.ephemeral:
+            self._switch_interval = sys.getswitchinterval()
+            sys.setswitchinterval(min(self._switch_interval, SWITCH_INTERVAL))
         try:
             # workers come up while the HTTP stack is imported
             await self.engine.start()
@@ -161,6 +172,9 @@ class Server:
         await self._unless_forced(self.engine.drain(seconds))
         # 4. accepted changes are on disk
         await self.engine.close()
+        if self._switch_interval is not None:
+            sys.setswitchinterval(self._switch_interval)
+            self._switch_interval = None
 
     def request_stop(self) -> None:
         """Stop soon; called again, stop without waiting."""
@@ -329,7 +343,10 @@ class Server:
         shared = batch.issue_id().decode()
         return [
             target.make_prediction(
-                f"{shared}.{index}", output, batch.panels[index] if batch.panels else None
+                f"{shared}.{index}",
+                output,
+                batch.choice,
+                batch.panels[index] if batch.panels else None,
             )
             for index, output in enumerate(batch.outputs)
             if output is not None

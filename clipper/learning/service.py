@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 SLICE = 200  # users that are packed in one turn of the loop
 PAGE = 5000  # users that are counted in one turn
 PRUNE_SECONDS = 600.0
+DAY = 24 * 3600.0
 RETRY_SECONDS = 5.0  # until an arm that has to go is tried again to be taken out
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
@@ -289,10 +290,11 @@ class Learning:
         await self.log.save(Snapshot(number, seq, states), most)
 
     async def _prune(self) -> None:
-        settings = self._settings
+        settings, now = self._settings, self._clock.wall()
         try:
-            await self.log.prune(
-                self._clock.wall() - settings.retention_seconds, settings.decision_bytes
+            await self.log.prune_decisions(
+                now - settings.decision_days * DAY, settings.decision_bytes
             )
+            await self.log.prune_entries(now - settings.feedback_days * DAY)
         except ClipperError as error:
             logger.warning("old entries of the logs were not dropped: %s", error)

@@ -173,10 +173,14 @@ class FeedbackLog(Protocol):
         behind number `after`."""
         ...
 
-    async def prune(self, before: float, most_bytes: int) -> None:
+    async def prune_decisions(self, before: float, most_bytes: int) -> None:
         """Drop decisions older than `before` (seconds since the epoch), and the oldest ones
-        beyond `most_bytes`; and entries older than `before` that are in a snapshot, up to
-        the first that is not. In pieces, as `drop`."""
+        beyond `most_bytes`. In pieces, as `drop`."""
+        ...
+
+    async def prune_entries(self, before: float) -> None:
+        """Drop entries of the feedback log that are older than `before` and in a snapshot,
+        up to the first that is not. In pieces, as `drop`."""
         ...
 
     async def drop(self, application: int) -> None:

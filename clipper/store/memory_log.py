@@ -184,11 +184,14 @@ class MemoryLog(ABC):
         )
         return list(islice(found, max(limit, 0)))
 
-    async def prune(self, before: float, most_bytes: int) -> None:
+    async def prune_decisions(self, before: float, most_bytes: int) -> None:
         self._check_open()
         for number in [n for n, chunk in self._chunks.items() if chunk.at < before]:
             self._drop_chunk(number)
         self._trim_chunks(most_bytes)
+
+    async def prune_entries(self, before: float) -> None:
+        self._check_open()
         for application in self._applications.values():
             application.trim(0, before)
 

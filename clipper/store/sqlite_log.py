@@ -128,9 +128,11 @@ class SQLiteLog(ABC):
             after = found[-1][0]
         return chunks
 
-    async def prune(self, before: float, most_bytes: int) -> None:
+    async def prune_decisions(self, before: float, most_bytes: int) -> None:
         await self._repeat(partial(decisions.prune_old, before))
         await self._repeat(partial(decisions.prune_beyond, most_bytes))
+
+    async def prune_entries(self, before: float) -> None:
         for application in await self._read(states.read_applications):
             await self._repeat(partial(feedback.prune_piece, application, before))
 

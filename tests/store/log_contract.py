@@ -218,7 +218,8 @@ class LogContract:
         await store.drop(1)
         [again] = await seqs(store, entry("k"))
         await store.save(Snapshot(1, again, {None: b""}), 1)
-        await store.prune(NOW + 1, 0)
+        await store.prune_decisions(NOW + 1, 0)
+        await store.prune_entries(NOW + 1)
         await store.close()
         await store.open()
         [last] = await seqs(store, entry("k"))
@@ -401,11 +402,14 @@ class LogContract:
         await store.open()
         for n in range(10):
             await store.put_chunk(Chunk(n, n, NOW + n, b"x" * 10))
-        await store.prune(NOW + 3, 1_000)
+        await store.prune_decisions(NOW + 3, 1_000)
+        await store.prune_entries(NOW + 3)
         assert [c.first for _, c in await store.chunks(0, 99)] == list(range(3, 10))
-        await store.prune(NOW, 49)
+        await store.prune_decisions(NOW, 49)
+        await store.prune_entries(NOW)
         assert [c.first for _, c in await store.chunks(0, 99)] == list(range(6, 10))
-        await store.prune(NOW, 0)
+        await store.prune_decisions(NOW, 0)
+        await store.prune_entries(NOW)
         assert await store.chunks(0, 99) == []
         await store.put_chunk(Chunk(1, 1, NOW, b"x"))
         assert await store.chunk_of(1) is not None
@@ -414,13 +418,16 @@ class LogContract:
         await store.open()
         given = [entry(f"{n}", at=NOW + n, application=1 + n % 2) for n in range(10)]
         numbers = await seqs(store, *given)
-        await store.prune(math.inf, 0)
+        await store.prune_decisions(math.inf, 0)
+        await store.prune_entries(math.inf)
         assert len(await logged(store)) == len(await logged(store, 2)) == 5
         await store.save(Snapshot(1, numbers[4], {None: b""}), 0)
         await store.save(Snapshot(2, numbers[9], {"u": b""}), 1)  # no snapshot, see above
-        await store.prune(NOW + 4, 0)
+        await store.prune_decisions(NOW + 4, 0)
+        await store.prune_entries(NOW + 4)
         assert [seq for seq, _ in await logged(store)] == numbers[4::2]
-        await store.prune(math.inf, 0)
+        await store.prune_decisions(math.inf, 0)
+        await store.prune_entries(math.inf)
         assert [seq for seq, _ in await logged(store)] == numbers[6::2]
         assert len(await logged(store, 2)) == 5
         again = (await append(store, given[0], given[6])).entries
@@ -435,7 +442,8 @@ class LogContract:
         await store.save(Snapshot(1, numbers[10_500], states | {None: b""}), 10_000)
         assert await store.size(1) == LogSize(12_000, 24_000, 6_000, 0, 0)
         assert len(await store.uids(1, None, 10_000)) == 6_000
-        await store.prune(NOW + 1, 0)
+        await store.prune_decisions(NOW + 1, 0)
+        await store.prune_entries(NOW + 1)
         assert [seq for seq, _ in await logged(store)] == numbers[10_501:]
         await store.save(Snapshot(2, numbers[0], {None: b"kept"}), 10)
         await store.drop(1)
@@ -470,7 +478,8 @@ class LogContract:
             store.put_chunk(Chunk(1, 1, NOW, b"")),
             store.chunk_of(1),
             store.chunks(0, 1),
-            store.prune(0.0, 0),
+            store.prune_decisions(0.0, 0),
+            store.prune_entries(0.0),
             store.drop(1),
             store.size(1),
         ):

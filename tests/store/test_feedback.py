@@ -229,7 +229,7 @@ class TestDamage:
             lambda: append(store, persons=[person]),
         ]
         if not who:
-            reads += [lambda: store.learned(1), lambda: store.prune(NOW, 0)]
+            reads += [lambda: store.learned(1), lambda: store.prune_entries(NOW)]
         for read in reads:
             with pytest.raises(StoreError, match="database is damaged"):
                 await read()
@@ -266,7 +266,7 @@ async def test_learned_begins_again_after_a_snapshot_in_the_middle(
         reads += 1
         if reads == 2:
             await store.save(Snapshot(1, numbers[2_000], {None: b"own"}), 1)
-            await store.prune(NOW + 1, 0)
+            await store.prune_entries(NOW + 1)
         return await reading(work)
 
     monkeypatch.setattr(store, "_read", read)

@@ -509,7 +509,8 @@ class Twins(RuleBasedStateMachine):
 
     @rule(second=st.integers(0, 2**20), most=st.integers(0, 40))
     def prune(self, second: int, most: int) -> None:
-        self.both(lambda store: store.prune(1.7e9 + second, most))
+        self.both(lambda store: store.prune_decisions(1.7e9 + second, most))
+        self.both(lambda store: store.prune_entries(1.7e9 + second))
         self.both(lambda store: store.chunks(0, 99))
         self.compare_learned(1)
 

@@ -39,7 +39,7 @@ DISCOUNT = 0.999  # what discounted_ucb has by default
 EXP3, EXP4 = "exp3 (paper)", "exp4 (paper)"
 BEST, ORACLE = "best model", "piecewise best"
 THOMPSON = f"thompson, {DISCOUNT}"
-SHOWN = ("hedge", "log_pool", "discounted_ucb", EXP3, EXP4, BEST, ORACLE)
+SHOWN = ("hedge", "log_pool", "discounted_ucb", EXP3, EXP4, ORACLE)
 RATIO = "hedge: regret of exp4's (paper)"
 
 Lane = Callable[[Answers, Floats], Floats]

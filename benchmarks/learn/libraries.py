@@ -208,15 +208,13 @@ def report(found: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], directory: Path) -> None:
     pairs = [Pair(*names) for names in found["pairs"]]
-    for drifts, file in ((False, "libraries.svg"), (True, "libraries-drift.svg")):
-        chosen = [pair for pair in pairs if STREAMS[pair.stream].drifts == drifts]
-        if not chosen:
-            continue
-        losses = found["losses"]
-        groups = [f"{pair.stream}: {pair.peer}" for pair in chosen]
+    for name in unique(pair.stream for pair in pairs):
+        chosen = [pair for pair in pairs if pair.stream == name]
+        losses = found["losses"][name]
         series = {
-            "the library": [np.mean(losses[p.stream][p.peer]).item() for p in chosen],
-            "Clipper": [np.mean(losses[p.stream][p.own]).item() for p in chosen],
+            "the library": [float(np.mean(losses[pair.peer])) for pair in chosen],
+            "Clipper's counterpart": [float(np.mean(losses[pair.own])) for pair in chosen],
         }
-        title = "Streams that drift" if drifts else "Streams that do not drift"
-        bar_plot(directory / file, title, "mean loss", groups, series)
+        groups = [pair.peer for pair in chosen]
+        title = f"Beside libraries: {STREAMS[name].title}"
+        bar_plot(directory / f"libraries-{name}.svg", title, "mean loss", groups, series)

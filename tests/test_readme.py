@@ -99,7 +99,7 @@ def test_the_shell_commands_of_the_readme_exist() -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("document", ["docs/usage.md"])
+@pytest.mark.parametrize("document", ["docs/usage.md", "docs/learning.md"])
 def test_the_guides_blocks_run(document: str, tmp_path: Path) -> None:
     """Each Python block of the guide is a whole script."""
     for index, (_, text) in enumerate(blocks(document, "python")):
@@ -112,10 +112,11 @@ def test_the_guides_settings_are_valid(tmp_path: Path) -> None:
     """The example of clipper.toml is accepted, and its values are the defaults."""
     from clipper.config import Settings, load_settings
 
-    [(_, text)] = blocks("docs/usage.md", "toml")
-    path = tmp_path / "clipper.toml"
-    path.write_text(text, "utf-8")
-    assert load_settings(path, {}) == Settings()
+    for document in ("docs/usage.md", "docs/learning.md"):
+        [(_, text)] = blocks(document, "toml")
+        path = tmp_path / "clipper.toml"
+        path.write_text(text, "utf-8")
+        assert load_settings(path, {}) == Settings()
 
 
 def end_servers(runtime: Path) -> None:

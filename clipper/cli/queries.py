@@ -81,6 +81,8 @@ def predict(
         late = f"without {', '.join(answer.missing)}, too late"
         click.secho(late, fg="yellow", err=True)
     if sys.stdout.isatty():
+        if answer.model is not None:
+            click.secho(f"answered by {answer.model}", dim=True, err=True)
         click.secho(f"query id {answer.query_id}", dim=True, err=True)
 
 

@@ -271,14 +271,20 @@ def policy_settings(policy: str | Policy) -> PolicySettings:
 
 
 def _application(record: ApplicationRecord) -> dict[str, Any]:
-    ttl = record.cache_ttl_seconds
+    ttl, settings, loss = record.cache_ttl_seconds, record.policy, record.loss
+    # what the original did not know, where it is not as it was there
+    more = {
+        **({} if ttl is None else {"cache_ttl_seconds": ttl}),
+        **({} if settings == PolicySettings() else {"policy": settings}),
+        **({} if loss == "zero_one" else {"loss": loss}),
+    }
     return {
         "name": record.name,
         "input_type": parse_input_type(record.input_type).original_name,
         "default_output": record.default_output,
         "latency_slo_micros": record.slo_micros,
         "linked_models": record.models,
-        **({} if ttl is None else {"cache_ttl_seconds": ttl}),
+        **more,
     }
 
 

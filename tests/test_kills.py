@@ -7,18 +7,13 @@ not, the directory always opens, and no worker outlives its server.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
 import uuid
 from pathlib import Path
 
 import pytest
+from served import ServeProcess
 
 from clipper.client import AsyncClipper
 from clipper.errors import ClipperError
@@ -46,67 +41,6 @@ class Ledger:
     def removed(self, name: str) -> None:
         self.gone.add(name)
         self.acknowledged += 1
-
-
-class Server:
-    """`clipper serve` as a process of its own."""
-
-    def __init__(self, directory: Path, mark: str) -> None:
-        self.directory = directory
-        self.mark = mark
-        self.log = directory / "server.log"
-
-    def start(self) -> None:
-        environment = os.environ | {
-            "XDG_RUNTIME_DIR": str(self.directory),
-            "MARK": self.mark,
-        }
-        arguments = ["--port", "0", "--admin-port", "0", "--data-dir", str(self.data)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "clipper", "serve", *arguments],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def data(self) -> Path:
-        return self.directory / "data"
-
-    async def client(self) -> AsyncClipper:
-        """A client of the server once it accepts requests."""
-        runtime = self.directory / "clipper"
-        give_up = time.monotonic() + 30
-        while time.monotonic() < give_up:
-            assert self.process.poll() is None, self.log.read_text()
-            for path in runtime.glob("*.json"):
-                with contextlib.suppress(ValueError, OSError):
-                    found = json.loads(path.read_text())
-                    if found["pid"] == self.process.pid:
-                        return AsyncClipper(
-                            "localhost",
-                            port=found["port"],
-                            admin_port=found["admin_port"],
-                            data_dir=self.data,
-                        )
-            await asyncio.sleep(0.01)
-        raise AssertionError(self.log.read_text())
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def workers(self) -> list[int]:
-        """Worker processes of this test that are alive."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                command = (path / "cmdline").read_bytes()
-                marked = f"MARK={self.mark}".encode() in (path / "environ").read_bytes()
-                if marked and b"clipper.workers.child" in command:
-                    found.append(int(path.name))
-        return found
 
 
 def increment(rows: object) -> list[float]:
@@ -156,16 +90,7 @@ async def check(client: AsyncClipper, ledger: Ledger) -> None:
         assert (prediction.output, prediction.default) == (42.0, False)
 
 
-async def no_workers(server: Server) -> bool:
-    """Whether every worker ends soon."""
-    for _ in range(200):
-        if not server.workers():
-            return True
-        await asyncio.sleep(0.01)
-    return False
-
-
-async def loop(server: Server, kills: int, rng: random.Random) -> Ledger:
+async def loop(server: ServeProcess, kills: int, rng: random.Random) -> Ledger:
     ledger = Ledger()
     for _ in range(kills):
         server.start()
@@ -182,7 +107,7 @@ async def loop(server: Server, kills: int, rng: random.Random) -> Ledger:
             await asyncio.wait(changes, timeout=10)
             for change in changes:
                 assert isinstance(change.exception(), ClipperError)
-        assert await no_workers(server)
+        assert await server.no_workers()
     server.start()
     async with await server.client() as client:
         await check(client, ledger)
@@ -192,7 +117,7 @@ async def loop(server: Server, kills: int, rng: random.Random) -> Ledger:
 
 
 async def kill_often(tmp_path: Path, kills: int, seed: int) -> None:
-    server = Server(tmp_path, uuid.uuid4().hex)
+    server = ServeProcess(tmp_path, uuid.uuid4().hex)
     try:
         ledger = await loop(server, kills, random.Random(seed))
     finally:

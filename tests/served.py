@@ -1,0 +1,90 @@
+"""`clipper serve` as a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from clipper.client import AsyncClipper
+
+
+class ServeProcess:
+    """A server on one directory, again and again. `mark` tells its workers from others';
+    `arguments` are for `clipper serve`, `before` is a command that runs it."""
+
+    def __init__(
+        self, directory: Path, mark: str, *arguments: str, before: tuple[str, ...] = ()
+    ) -> None:
+        self.directory = directory
+        self.mark = mark
+        self.arguments = arguments
+        self.before = before
+        self.log = directory / "server.log"
+
+    def start(self) -> None:
+        environment = os.environ | {
+            "XDG_RUNTIME_DIR": str(self.directory),
+            "MARK": self.mark,
+        }
+        command = [*self.before, sys.executable, "-m", "clipper", "serve"]
+        places = ["--port", "0", "--admin-port", "0", "--data-dir", str(self.data)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *places, *self.arguments],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    async def client(self, data: Path | None = None) -> AsyncClipper:
+        """A client of the server once it accepts requests. `data` is where its directory
+        is seen from here."""
+        runtime = self.directory / "clipper"
+        give_up = time.monotonic() + 30
+        while time.monotonic() < give_up:
+            assert self.process.poll() is None, self.log.read_text()
+            for path in runtime.glob("*.json"):
+                with contextlib.suppress(ValueError, OSError):
+                    found = json.loads(path.read_text())
+                    if found["pid"] == self.process.pid:
+                        return AsyncClipper(
+                            "localhost",
+                            port=found["port"],
+                            admin_port=found["admin_port"],
+                            data_dir=data or self.data,
+                        )
+            await asyncio.sleep(0.01)
+        raise AssertionError(self.log.read_text())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def workers(self) -> list[int]:
+        """Worker processes of this server that are alive."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (path / "cmdline").read_bytes()
+                marked = f"MARK={self.mark}".encode() in (path / "environ").read_bytes()
+                if marked and b"clipper.workers.child" in command:
+                    found.append(int(path.name))
+        return found
+
+    async def no_workers(self) -> bool:
+        """Whether every worker ends soon."""
+        for _ in range(200):
+            if not self.workers():
+                return True
+            await asyncio.sleep(0.01)
+        return False

@@ -91,11 +91,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = options.add_argument
     add("--seeds", type=count, help=f"how many ({SEEDS})")
     add("--only", type=some_of(PARTS), default=list(PARTS), help=f"of {', '.join(PARTS)}")
-    add("--processes", type=count, default=os.cpu_count() or 1, help="at once (all cores)")
+    add("--processes", type=count, help="at once (as many as cores; 1 if --quick)")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     add("--plots", type=Path, metavar="DIRECTORY", help="write the plots there")
     add("--quick", action="store_true", help="short streams, few seeds: does it work")
     chosen = options.parse_args(arguments)
     if chosen.seeds is None:
         chosen.seeds = QUICK_SEEDS if chosen.quick else SEEDS
+    if chosen.processes is None:
+        chosen.processes = 1 if chosen.quick else os.cpu_count() or 1
     return chosen

@@ -92,7 +92,8 @@ def run(
     for name, options in LANES.items():
         most = earlier + new
         mixed[name] = learn(Users(dialects.ARMS, most, **options), before, users)
-        like[name] = learn(Users(graded.ARMS, most, **options), same, others)
+        if name in (POOLED, VOTED):
+            like[name] = learn(Users(graded.ARMS, most, **options), same, others)
     return {"lanes": mixed, "alike": like}
 
 
@@ -173,11 +174,12 @@ def report(found: dict[str, Any]) -> str:
 
 
 def curve_table(lanes: dict[str, Any]) -> str:
+    names = [name for name in LANES if name in lanes]
     lines = []
     for at, feedbacks in enumerate(COUNTS):
-        errors = [mean_of([one[at] for one in lanes[name]]).text() for name in LANES]
+        errors = [mean_of([one[at] for one in lanes[name]]).text() for name in names]
         lines.append([str(feedbacks), *errors])
-    return table(["feedbacks", *LANES], lines)
+    return table(["feedbacks", *names], lines)
 
 
 def draw(found: dict[str, Any], directory: Path) -> None:

@@ -318,6 +318,20 @@ async def test_states_of_users(admin: AdminPort) -> None:
     assert answer.value == {}
 
 
+async def test_an_application_shows_what_is_not_as_in_the_original(
+    admin: AdminPort,
+) -> None:
+    policy = {"name": "hedge", "options": {"eta": 1.0}}
+    await admin.post("add_app", APP)
+    await admin.post(
+        "add_app", APP | {"name": "b", "policy": policy, "loss": "absolute(2)"}
+    )
+    plain = (await admin.post("get_application", {"name": "digits"})).value
+    assert not {"policy", "loss"} & plain.keys()
+    other = (await admin.post("get_application", {"name": "b"})).value
+    assert (other["policy"], other["loss"]) == (policy, "absolute(2)")
+
+
 async def test_forgetting_a_user(admin: AdminPort) -> None:
     await admin.post("add_app", APP | {"policy": "ucb1"})
     answer = await admin.post("forget_user", {"app_name": "digits", "uid": 7})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -210,12 +211,13 @@ class Learning:
         meanwhile is nobody's."""
         users = learner.users
         self.journal.flush()  # what came before is in the log before
-        users.leaving.add(uid)
+        users.leaving[uid] += 1
         try:
             await self.log.forget(Person(learner.application, uid))
-        finally:
             users.remove(uid)
-            users.leaving.discard(uid)
+        finally:
+            users.leaving[uid] -= 1
+            users.leaving += Counter()  # without those that are 0
 
     async def drop(self, number: int) -> None:
         """An application was deleted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,10 +38,10 @@ class Users:
         self._known = known
         self._most = most
         # All mutable state beside the above: users, the one asked for last at the end,
-        # those that are being forgotten, and whether all that are kept were told to
+        # how often each is being forgotten, and whether all that are kept were told to
         # `known`.
         self._users: OrderedDict[str, User] = OrderedDict()
-        self.leaving: set[str] = set()
+        self.leaving: Counter[str] = Counter()
         self.counted = False
 
     def __len__(self) -> int:

@@ -1,0 +1,1 @@
+"""Tests of what is learned, and of how it is kept."""

@@ -120,7 +120,7 @@ class Canary(SingleChoice):
         limit = self.options.max_failures
         if limit is None or score.queries < _LEAST:
             return None
-        base = stable.failures / stable.queries if stable.queries else 0.0
+        base = wilson(stable.failures, stable.queries)[1] if stable.queries else 0.0
         low = wilson(score.failures, score.queries)[0]
         if low <= base + limit:
             return None
@@ -155,8 +155,8 @@ class Canary(SingleChoice):
         if low <= high + limit:
             return None
         return (
-            f"its mean loss is {mine.loss / mine.count:.3f} over {mine.count:.0f} pieces of "
-            f"feedback, the stable version's {theirs.loss / theirs.count:.3f}"
+            f"its mean loss is {mine.loss / mine.count:.3f} over {mine.count:.0f} pieces "
+            f"of feedback, the stable version's {theirs.loss / theirs.count:.3f}"
         )
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
+from random import Random
+
 import pytest
 
 from clipper.selection.canary import Canary, wilson
@@ -79,6 +82,27 @@ def test_a_guard_can_be_off() -> None:
 def test_a_stable_version_that_fails_as_well_excuses_the_new_one() -> None:
     both = Score(1000, 300, 0.010, NOTHING)
     assert judge(canary(), both, both) is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5])
+def test_versions_that_fail_alike_both_stay(share: float) -> None:
+    """However often the guard looks."""
+    alarms, policy = 0, canary()
+    for seed in range(50):
+        rng = Random(seed)
+        queries, failures = Counter[str](), Counter[str]()
+        for number in range(2000):
+            arm = NEW if rng.random() < 0.5 else STABLE
+            queries[arm] += 1
+            failures[arm] += rng.random() < share
+            scores = {
+                arm: Score(queries[arm], failures[arm], None, NOTHING)
+                for arm in (STABLE, NEW)
+            }
+            if number % 10 == 9 and policy.judge(scores):
+                alarms += 1
+                break
+    assert alarms <= 1
 
 
 def test_without_a_stable_version_nobody_is_judged() -> None:

@@ -14,16 +14,16 @@ the loop; that of all threads has in it what the store does with decisions.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmarks.lanes import quiet_collector
 from benchmarks.load import JSON, LoadError, make_request
 from benchmarks.process import busy_seconds
 from benchmarks.work import make_rows
@@ -165,6 +165,12 @@ class Client(Nobody):
         else:
             self._done.set_result(None)
 
+    def close(self) -> None:
+        """The server closes; nobody may wait for a connection that will never end."""
+        self._loop.call_soon(self._express.connection_lost, None)
+
+    abort = close
+
     @property
     def query_id(self) -> str:
         """That of the last answer."""
@@ -200,13 +206,11 @@ async def measure_costs(
             bench = _Bench(server, queries)
             for policy in ("static", *TARGETS):
                 await bench.warm(policy)
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(20_000, 20, 50)
-            busy, used, begun = busy_seconds(), time.process_time(), time.perf_counter()
-            differences = [diff async for diff in bench.run(runs, say)]
-            took = time.perf_counter() - begun
-            others = busy_seconds() - busy - (time.process_time() - used)
+            with quiet_collector():
+                busy, used, begun = busy_seconds(), time.process_time(), time.perf_counter()
+                differences = [diff async for diff in bench.run(runs, say)]
+                took = time.perf_counter() - begun
+                others = busy_seconds() - busy - (time.process_time() - used)
         finally:
             for channel, transport in real:
                 channel._transport = transport
@@ -263,7 +267,7 @@ class _Bench:
             await self._server.update(policy, self._client.query_id, label=1)
         await self._client.ask(request, 1000)
 
-    async def run(self, runs: int, say: Callable[[str], None]) -> Any:
+    async def run(self, runs: int, say: Callable[[str], None]) -> AsyncIterator[Difference]:
         for mode in MODES:
             found = {name: Difference(name, mode) for name in (*TARGETS, DECODING)}
             for round_ in range(runs):
@@ -306,10 +310,3 @@ class _Bench:
             time.process_time() - all_,
             time.perf_counter() - wall,
         )
-
-
-def decoding(costs: Costs, mode: str) -> Iterator[float]:
-    """What it takes to decode the features, per query: one median, if it was measured."""
-    for difference in costs.differences:
-        if difference.policy == DECODING and difference.mode == mode:
-            yield difference.median(lambda spent: spent.loop)

@@ -85,4 +85,4 @@ def draw_stragglers(found: Found, directory: Path) -> None:
     }
     for name, (title, unit, log_y) in labels.items():
         path = directory / f"stragglers-{name}.svg"
-        line_plot(path, title, "members", unit, lines[name], log_x=True, log_y=log_y)
+        line_plot(path, title, "members", unit, lines[name], log_y=log_y)

@@ -11,7 +11,6 @@ objective, whatever has come by then.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.arrivals import draw_arrivals
+from benchmarks.lanes import quiet_collector
 from benchmarks.load import LoadError, percentile
 from benchmarks.openloop import Timer
 from benchmarks.process import busy_seconds, read_tree
@@ -145,22 +145,20 @@ async def measure_stragglers(
     found = []
     async with Server() as server:
         await _prepare(server, sizes)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
         for members in sizes:  # workers that were never asked are slow at first
             for lane in LANES:
                 await _load(server, lane, members, -1, [i / 10 for i in range(10)])
-        for round_ in range(runs):
-            for members in sizes:
-                due = draw_arrivals([(rate, seconds)], seed=round_ * 100 + members)
-                for lane in _turned(round_):
-                    sample = await _load(server, lane, members, round_, due)
-                    found.append(sample)
-                    say(
-                        f"stragglers {round_}: {members}, {lane.name}: mean "
-                        f"{sample.mean * 1e3:.1f} ms, p99 {sample.p99 * 1e3:.1f} ms"
-                    )
+        with quiet_collector():
+            for round_ in range(runs):
+                for members in sizes:
+                    due = draw_arrivals([(rate, seconds)], seed=round_ * 100 + members)
+                    for lane in _turned(round_):
+                        sample = await _load(server, lane, members, round_, due)
+                        found.append(sample)
+                        say(
+                            f"stragglers {round_}: {members}, {lane.name}: mean "
+                            f"{sample.mean * 1e3:.1f} ms, p99 {sample.p99 * 1e3:.1f} ms"
+                        )
     return found
 
 

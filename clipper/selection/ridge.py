@@ -302,10 +302,11 @@ class RidgeChoice(SingleChoice):
         return self.regression.init()
 
     def observe(self, state: State, seen: Observation) -> State:
-        context = seen.context  # None or another policy's, after a change of policy
-        if not isinstance(context, list | tuple) or len(context) != self.options.features:
-            return state
         if not seen.losses:
+            return state
+        try:  # none, or another policy's that nobody has checked, after a change of policy
+            context = self.features(seen.context)
+        except InvalidInput:
             return state
         targets = {arm: self.target(loss) for arm, loss in seen.losses.items()}
         return self.regression.learn(state, self.point(context), targets, seen.arms)

@@ -7,6 +7,7 @@ changes no answer; it is kept for feedback, and the cache has it anyway.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,10 @@ from clipper.values import Output, RowError
 
 if TYPE_CHECKING:
     from clipper.application import Application
+
+
+# Members that were given up because they could not have been in time.
+_LATE = frozenset({"overloaded", "deadline_exceeded"})
 
 
 class PanelWaiter(Protocol):
@@ -74,6 +79,8 @@ class Panel:
         self.settled = True
         self._waiter = None
         self.jobs.clear()  # they hold the inputs, and a panel may be kept for long
+        if any(self.failures):
+            self._miss(lambda text, failure: failure is not None and failure.code in _LATE)
         if not any(text is not None for text in self.texts):
             failures = [failure for failure in self.failures if failure is not None]
             return failures[0] if failures and not self._left else error
@@ -85,15 +92,15 @@ class Panel:
 
     def expire(self, error: RowError, rng: Random) -> Output:
         """The deadline passed: who is not in now came too late."""
-        self.missing = [
-            str(model_of(arm))
-            for arm, text, failure in zip(
-                self.choice.arms, self.texts, self.failures, strict=True
-            )
-            if text is None and failure is None
-        ]
-        self.application.stats.missing.update(self.missing)
+        self._miss(lambda text, failure: text is None and failure is None)
         return self.conclude(error, rng)
+
+    def _miss(self, late: Callable[[bytes | None, RowError | None], bool]) -> None:
+        """Name and count members that came too late."""
+        members = zip(self.choice.arms, self.texts, self.failures, strict=True)
+        names = [str(model_of(a)) for a, text, failure in members if late(text, failure)]
+        self.missing += names
+        self.application.stats.missing.update(names)
 
     def leave(self) -> None:
         """Nobody waits any more, nor ever will: the client is gone."""

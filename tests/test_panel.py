@@ -145,6 +145,17 @@ async def test_a_member_that_fails_is_left_out(jury: Make) -> None:
     assert court.shown()["confidence"] == 1.0
 
 
+async def test_a_member_that_could_not_be_in_time_is_missing(jury: Make) -> None:
+    court = jury()
+    receiver = court.ask(1)
+    replicas(court.models[0]).replica.answer(lambda _: RowError("overloaded", "too late"))
+    court.answer(1, b"8")
+    court.answer(2, b"8")
+    assert receiver.output == b"8"
+    assert court.shown()["missing"] == ["m0:1"]
+    assert court.application.stats.missing == {"m0:1": 1}
+
+
 async def test_if_all_fail_so_does_the_query(jury: Make) -> None:
     court = jury()
     receiver = court.ask(1)

@@ -36,8 +36,8 @@ class Rendering:
         # what a json function returns is JSON already: a string is meant as a string
         self.parses = record.parse_output and record.input_type != "json"
         self.default = None if text is None else render_string(text, record.parse_output)
-        # All mutable state: tails of answers with the default output, by cause.
-        self._default_tails: dict[str, bytes | None] = {}
+        # All mutable state: tails of answers with the default output, by code and cause.
+        self._default_tails: dict[tuple[str, str], bytes | None] = {}
 
     def text(self, output: bytes | str) -> bytes:
         """A model's output as JSON text."""
@@ -60,14 +60,15 @@ class Rendering:
     def default_tail(self, error: RowError) -> bytes | None:
         """What follows the query id in an answer with the default output, made once for
         each of the few causes there are; None where the error must be told."""
+        key = error.code, error.cause
         try:
-            return self._default_tails[error.cause]
+            return self._default_tails[key]
         except KeyError:
             default, tail = self.default_for(error), None
             if default is not None:
                 tail = _DEFAULT_TAIL % (default, msgspec.json.encode(error.cause))
             if len(self._default_tails) < MOST_TAILS:
-                self._default_tails[error.cause] = tail
+                self._default_tails[key] = tail
             return tail
 
     def error_for(self, error: RowError) -> ClipperError:

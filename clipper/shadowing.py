@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from clipper.evaluation import SECONDS
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from clipper.application import Application
     from clipper.choosing import Choice
     from clipper.query import BatchQuery, BatchReceiver, Query, Receiver
+
+logger = logging.getLogger(__name__)
 
 
 class Comparison:
@@ -52,11 +55,17 @@ class Shadowed:
 
     def query_settled(self, query: Query) -> None:
         self._receiver.query_settled(query)  # type: ignore[union-attr]
-        self._ask(query.choice, [query.output])
+        self._try_to_ask(query.choice, [query.output])
 
     def batch_settled(self, batch: BatchQuery) -> None:
         self._receiver.batch_settled(batch)  # type: ignore[union-attr]
-        self._ask(batch.choice, batch.outputs)
+        self._try_to_ask(batch.choice, batch.outputs)
+
+    def _try_to_ask(self, choice: Choice, outputs: Sequence[Output | None]) -> None:
+        try:
+            self._ask(choice, outputs)
+        except Exception:  # who is answered already has nothing to do with it
+            logger.exception("the shadows of %s were not asked", self._application.name)
 
     def _ask(self, choice: Choice, outputs: Sequence[Output | None]) -> None:
         application, now = self._application, self._application.now()

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper.choosing import Choice
+from clipper.errors import StoreError
+from clipper.learning.chunks import LARGEST, decode_chunk, encode_chunk, to_decision
+from clipper.learning.decisions import Made
+from clipper.selection.policy import Subject
+from clipper.store.base import Chunk
+from clipper.values import RowError
+
+ARMS = ("a:1#1", "b:1#2", "c:1#3")
+FAILED = RowError("model_failed", "no")
+
+
+def choice(index: int | None = 1, context: Any = None) -> Choice:
+    models: Any = (None, None, None)
+    stamp: Any = None
+    odds = [0.2, 0.3, 0.5]
+    p = 1.0 if index is None else odds[index]
+    return Choice(ARMS, models, odds, index, p, 4, stamp, context)
+
+
+def panel(
+    texts: list[bytes | None],
+    agreeing: tuple[int, ...],
+    answer: bytes | None,
+    p: float = 1.0,
+) -> Any:
+    return SimpleNamespace(texts=texts, agreeing=agreeing, answer=answer, propensity=p)
+
+
+def made(outputs: Any, index: int | None = 1, **more: Any) -> Made:
+    subject = Subject(more.get("uid"), more.get("context"))
+    return Made(9, choice(index, more.get("features")), subject, outputs)
+
+
+texts = st.binary(max_size=20)
+outputs = st.one_of(texts, st.text(max_size=20), st.just(FAILED))
+
+
+@st.composite
+def panels(draw: st.DrawFn) -> Any:
+    members = draw(st.lists(st.none() | texts, min_size=3, max_size=3))
+    there = [n for n, text in enumerate(members) if text is not None]
+    if not there:
+        return panel(members, (), None)
+    agreeing = draw(st.sets(st.sampled_from(there), min_size=1))
+    answer = draw(st.just(members[min(agreeing)]) | texts)
+    return panel(members, tuple(sorted(agreeing)), answer, draw(st.floats(0.1, 1)))
+
+
+singles = st.builds(
+    made, outputs | st.lists(outputs, min_size=1, max_size=4),
+    uid=st.none() | st.text(max_size=5),
+    context=st.none() | st.lists(st.floats(-1, 1), max_size=3),
+    features=st.none() | st.lists(st.floats(-1, 1), max_size=3),
+)  # fmt: skip
+ensembles = st.builds(
+    made, panels() | st.lists(panels(), min_size=1, max_size=3), st.just(None)
+)
+
+
+@given(
+    st.dictionaries(st.integers(0, 2**63 - 1), singles | ensembles, min_size=1, max_size=8)
+)
+def test_a_decision_from_the_disk_is_the_one_in_memory(decided: dict[int, Made]) -> None:
+    chunk = encode_chunk(list(decided.items()), 12.5)
+    assert (chunk.first, chunk.last) == (min(decided), max(decided)) and chunk.at == 12.5
+    decoded = decode_chunk(chunk)
+    rows = 0
+    for nonce, decision in decided.items():
+        count = len(decision.outputs) if type(decision.outputs) is list else 1
+        rows += count
+        for row in range(count + 1):
+            assert decoded.find(nonce, row) == to_decision(decision, row)
+        assert decoded.find(nonce, count) is None
+    assert len(list(decoded)) == rows
+    assert decoded.find(max(decided) + 1, 0) is None
+
+
+def test_a_choice_shared_is_written_once() -> None:
+    shared = choice()
+    many = [(n, Made(9, shared, Subject(), b"1")) for n in range(1000)]
+    assert len(encode_chunk(many, 0.0).body) < 20_000
+
+
+def test_under_a_single_choice_the_output_is_the_arms() -> None:
+    decision = to_decision(made(b"3", uid="ann"), 0)
+    assert decision is not None
+    assert (decision.chosen, decision.propensity) == (ARMS[1:2], 0.3)
+    assert decision.outputs == {ARMS[1]: b"3"} and decision.answer == b"3"
+    assert not decision.failed and not decision.ensemble and decision.uid == "ann"
+
+
+def test_a_failure_is_one_and_a_large_output_is_not() -> None:
+    failed, large = to_decision(made(FAILED), 0), to_decision(made(b"x" * 5000), 0)
+    assert failed is not None and large is not None
+    assert failed.failed and failed.answer is None and failed.chosen == ARMS[1:2]
+    assert not large.failed and large.answer is None and large.outputs == {}
+    kept = to_decision(made(b"x" * LARGEST), 0)
+    assert kept is not None and kept.answer is not None
+
+
+def test_a_panel_says_who_agreed_and_what_each_said() -> None:
+    found = panel([b"3", None, b"4"], (2,), b"4", 0.5)
+    decision = to_decision(made(found, None), 0)
+    assert decision is not None and decision.ensemble
+    assert decision.chosen == ARMS[2:] and decision.propensity == 0.5
+    assert decision.outputs == {ARMS[0]: b"3", ARMS[2]: b"4"} and decision.answer == b"4"
+
+
+def test_the_answer_of_a_panel_may_be_nobodys() -> None:
+    found = panel([b"3", b"4", None], (0, 1), b"3.5")
+    decision = to_decision(made(found, None), 0)
+    assert decision is not None and decision.answer == b"3.5"
+
+
+def test_a_panel_without_outputs_failed() -> None:
+    decision = to_decision(made(panel([None] * 3, (), None), None), 0)
+    assert decision is not None and decision.failed and decision.chosen == ()
+
+
+@pytest.mark.parametrize(
+    ("context", "features", "expected"),
+    [
+        ([1.0], None, [1.0]),
+        ([1.0], [2.0], [2.0]),
+        (["x" * 5000], None, None),  # too large for the disk
+        (None, None, None),
+    ],
+)
+def test_the_context_is_what_the_policy_made_of_it_or_the_querys(
+    context: Any, features: Any, expected: Any
+) -> None:
+    decided = made(b"1", context=context, features=features)
+    found = decode_chunk(encode_chunk([(3, decided)], 0.0)).find(3, 0)
+    assert found is not None and found.context == expected
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x90", b"[]"])
+def test_a_body_that_makes_no_sense_is_told(body: bytes) -> None:
+    with pytest.raises(StoreError, match="makes no sense"):
+        decode_chunk(Chunk(0, 1, 0.0, body))

@@ -73,6 +73,7 @@ class Feedback:
     ) -> None:
         self._application = application
         self._learner = application.learner
+        self._learning = learning
         self._journal = learning.journal
         self._decisions = learning.decisions
         self._ids = ids
@@ -140,8 +141,23 @@ class Feedback:
                 decision = self._decision_of(token, found)
                 decision.uid = item.uid
                 self._join(item, token, decision, done)
+        except ResendInput as lost:
+            self._unless_known(item, token, lost, done)
         except ClipperError as failed:
             done(False, failed)
+
+    def _unless_known(
+        self, item: Item, token: QueryToken, lost: ResendInput, done: FeedbackDone
+    ) -> None:
+        """Ask for the input, unless the log has this feedback already."""
+
+        def found(logged: Logged | None, error: ClipperError | None) -> None:
+            if logged is not None:
+                self._repeated(self._said(item), logged, done)
+            else:
+                done(False, error or lost)
+
+        self._learning.look_up(self._application.number, _key(token), found)
 
     def _decision_of(self, token: QueryToken, output: Output | None) -> Decision:
         """A decision of which the id says all but the output. The chosen arm may have left
@@ -178,7 +194,8 @@ class Feedback:
 
     def _lost(self, item: Item, token: QueryToken, done: FeedbackDone) -> None:
         """All that is left of the decision is what its id says."""
-        if token.propensity == 0.0:  # nobody was chosen: there is nothing to learn
+        if not token.propensity or (item.reward is not None and not token.arm):
+            # nobody was chosen, or nobody knows who agreed: there is nothing to learn
             self._append(_key(token), item.uid, self._said(item), token, done)
             return
         decision = self._decision_of(token, None)
@@ -411,16 +428,20 @@ class Feedback:
         if person is not None and entry.uid is not None:
             self._learner.admit(entry.uid, kept)
         if isinstance(outcome, Logged):
-            before = events.decode(outcome.entry.body)
-            if isinstance(before, events.Feedback) and event.says(before):
-                done(True, None)
-            else:
-                done(False, Conflict("other feedback was given on this query before"))
+            self._repeated(event, outcome, done)
             return
         self._learner.apply(outcome, entry.uid, event)
         self._application.stats.feedback += 1
         self._application.judge()
         done(False, None)
+
+    def _repeated(self, event: events.Feedback, logged: Logged, done: FeedbackDone) -> None:
+        """There is feedback on this query already: the same, or other."""
+        before = events.decode(logged.entry.body)
+        if isinstance(before, events.Feedback) and event.says(before):
+            done(True, None)
+        else:
+            done(False, Conflict("other feedback was given on this query before"))
 
 
 def _key(token: QueryToken) -> str:

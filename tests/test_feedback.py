@@ -395,13 +395,26 @@ async def test_a_label_needs_the_input(school: Make, policy: str) -> None:
     assert len(entry.losses) == (2 if policy == "hedge" else 1)
 
 
-async def test_a_reward_for_a_lost_ensemble_needs_the_input(school: Make) -> None:
+async def test_a_reward_for_a_lost_ensemble_is_taken_and_teaches_nothing(
+    school: Make,
+) -> None:
     class_ = school("hedge")
     query_id = class_.ask(b"3")
     forget_decisions(class_)
     told = class_.give(query_id, reward=1.0)
     await class_.loop.work()
-    assert isinstance(told.error, ResendInput)
+    assert told.accepted and class_.means == [None, None]
+
+
+async def test_what_the_log_has_needs_no_input_to_be_said_again(school: Make) -> None:
+    class_ = school("hedge")
+    query_id = class_.ask(b"3")
+    class_.give(query_id, label=3)
+    forget_decisions(class_)
+    again, other = class_.give(query_id, label=3), class_.give(query_id, label=4)
+    await class_.loop.work()
+    assert again.accepted and again.duplicate is True
+    assert isinstance(other.error, Conflict) and not isinstance(other.error, ResendInput)
 
 
 async def test_a_contextual_policy_needs_the_context(school: Make) -> None:
@@ -439,7 +452,9 @@ async def test_an_output_too_large_to_keep_needs_the_input(
     class_ = school()
     text = msgspec.json.encode("x" * 5000)
     query_id = class_.ask(text)
-    assert isinstance(class_.give(query_id, label="y").error, ResendInput)
+    told = class_.give(query_id, label="y")
+    await class_.loop.work()
+    assert isinstance(told.error, ResendInput)
     told = class_.give(query_id, label="y", row=row(1))
     class_.answer(text)
     assert told.accepted

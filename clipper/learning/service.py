@@ -206,6 +206,24 @@ class Learning:
         )
         self.journal.append(entry, None, committed)
 
+    def look_up(
+        self,
+        application: int,
+        key: str,
+        found: Callable[[Logged | None, ClipperError | None], None],
+    ) -> None:
+        """Tell the entry of a key, from the log."""
+
+        async def look_up() -> None:
+            try:
+                logged = await self.log.entry_of(application, key)
+            except ClipperError as error:
+                found(None, error)
+            else:
+                found(logged, None)
+
+        self._spawn(look_up())
+
     async def forget(self, learner: Learner, uid: str) -> None:
         """Delete a user's experience, and the uid from the log. Feedback that comes
         meanwhile is nobody's."""

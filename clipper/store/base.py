@@ -160,6 +160,10 @@ class FeedbackLog(Protocol):
         ones."""
         ...
 
+    async def entry_of(self, application: int, key: str) -> Logged | None:
+        """The entry of a key."""
+        ...
+
     async def put_chunk(self, chunk: Chunk) -> None:
         """Keep decisions."""
         ...

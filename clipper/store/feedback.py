@@ -55,6 +55,11 @@ SELECT CAST(json_group_array(json_array({ENTRY_COLUMNS})) AS BLOB) FROM (
 ) WHERE text < ?
 """
 
+_BY_KEY = f"""
+SELECT CAST(json_group_array(json_array({ENTRY_COLUMNS})) AS BLOB) FROM feedback
+WHERE application = ? AND key = ?
+"""
+
 # The newest number of the log as far as anything still remembers it.
 _LAST = """
 SELECT max(
@@ -142,6 +147,13 @@ def read_page(
     """Some entries from behind `after`: none if there are none, at most `limit`."""
     values = (application, after, min(limit, PAGE), PAGE_TEXT)
     return decode_entries(one(connection, _PAGE, *values)[0])
+
+
+def read_by_key(
+    application: int, key: str, connection: sqlite3.Connection
+) -> Logged | None:
+    found = decode_entries(one(connection, _BY_KEY, application, key)[0])
+    return found[0] if found else None
 
 
 class Range(NamedTuple):

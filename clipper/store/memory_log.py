@@ -61,6 +61,10 @@ class _Application:
         self.log.append(Logged(seq, entry))
         return seq
 
+    def of(self, key: str) -> Logged | None:
+        seq = self.numbers.get(key)
+        return None if seq is None else self.log[self._behind(seq - 1)]
+
     def after(self, seq: int, limit: int | None = None) -> list[Logged]:
         start = self._behind(seq)
         return self.log[start:] if limit is None else self.log[start : start + limit]
@@ -162,6 +166,9 @@ class MemoryLog(ABC):
 
     async def entries(self, application: int, after: int, limit: int) -> list[Logged]:
         return self._application(application).after(after, max(limit, 0))
+
+    async def entry_of(self, application: int, key: str) -> Logged | None:
+        return self._application(application).of(key)
 
     async def put_chunk(self, chunk: Chunk) -> None:
         check_chunk(chunk)

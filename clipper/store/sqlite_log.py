@@ -109,6 +109,12 @@ class SQLiteLog(ABC):
             after = found[-1].seq
         return entries
 
+    async def entry_of(self, application: int, key: str) -> Logged | None:
+        found: Logged | None = await self._read(
+            partial(feedback.read_by_key, application, key)
+        )
+        return found
+
     async def put_chunk(self, chunk: Chunk) -> None:
         check_chunk(chunk)
         await self._write(partial(decisions.write_chunk, chunk))

@@ -398,6 +398,14 @@ class LogContract:
 
     # -- dropping ------------------------------------------------------------------------
 
+    async def test_an_entry_is_found_by_its_key(self, store: Store) -> None:
+        await store.open()
+        first, _, _ = await seqs(store, entry("a"), entry("b"), entry(None))
+        found = await store.entry_of(1, "a")
+        assert found is not None and (found.seq, found.entry.key) == (first, "a")
+        assert await store.entry_of(1, "c") is None
+        assert await store.entry_of(2, "a") is None
+
     async def test_prune_drops_what_is_old_and_what_is_too_much(self, store: Store) -> None:
         await store.open()
         for n in range(10):

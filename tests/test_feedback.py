@@ -395,6 +395,39 @@ async def test_a_label_needs_the_input(school: Make, policy: str) -> None:
     assert len(entry.losses) == (2 if policy == "hedge" else 1)
 
 
+async def test_a_label_for_a_lost_ensemble_judges_members_and_no_answer(
+    school: Make,
+) -> None:
+    class_ = school("hedge")
+    query_id = class_.ask(b"3", b"4")
+    forget_decisions(class_)
+    told = class_.give(query_id, label=4, row=row(1))
+    await class_.loop.work()  # the disk does not know it
+    class_.answer(b"3", b"4")
+    assert told.accepted
+    assert class_.means == [1.0, 0.0]
+    (entry,) = await class_.entries()
+    assert entry.loss is None and entry.chosen == ()
+
+
+async def test_a_decision_of_an_earlier_policy_is_looked_for_on_disk(
+    school: Make,
+) -> None:
+    class_ = school("ucb1")
+    query_id = class_.ask(b"3")
+    class_.house.learning.decisions.flush()
+    await class_.loop.work()
+    forget_decisions(class_)
+    record = msgspec.structs.replace(
+        class_.application.record, policy=PolicySettings("static"), policy_generation=2
+    )
+    class_.house.learning.follow_policy(record)
+    class_.loop.turn()
+    told = class_.give(query_id, label=3)
+    await class_.loop.work()
+    assert told.accepted and class_.learner.policy.name == "static"
+
+
 async def test_a_reward_for_a_lost_ensemble_is_taken_and_teaches_nothing(
     school: Make,
 ) -> None:

@@ -123,6 +123,16 @@ async def test_a_late_answer_is_kept_for_feedback(jury: Make) -> None:
     assert panel.agreeing == (1,)
 
 
+async def test_a_panel_that_is_kept_keeps_no_inputs(jury: Make) -> None:
+    court = jury()
+    court.ask(1)
+    court.answer(1, b"8")
+    panel = court.query.panel
+    assert panel is not None and len(panel.jobs) == 3
+    court.house.loop.advance(SLO)
+    assert panel.jobs == []
+
+
 async def test_a_late_answer_fills_the_cache(jury: Make) -> None:
     court = jury(cache=True)
     court.ask(1)

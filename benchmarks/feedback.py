@@ -22,7 +22,8 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.feedback_cost import measure_costs
-from benchmarks.feedback_rate import flush_seconds, measure_sizes, run_join, run_rate
+from benchmarks.feedback_disk import flush_seconds, measure_sizes
+from benchmarks.feedback_rate import run_join, run_rate
 from benchmarks.feedback_report import Found, make_report
 from benchmarks.load import LoadError
 from benchmarks.mnist import missing_package

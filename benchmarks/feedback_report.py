@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.feedback_cost import DECODING, MODES, TARGETS, Costs, Difference
-from benchmarks.feedback_rate import FORMS, JOINS, POLICIES, Form, RateSample, Sizes
+from benchmarks.feedback_disk import Sizes
+from benchmarks.feedback_rate import FORMS, JOINS, POLICIES, Form, RateSample
 from benchmarks.overload_goals import Goal
 from benchmarks.report import cell, spread, table
 from benchmarks.results import Series, unique
@@ -101,16 +102,20 @@ def remarks(found: Found) -> Iterator[str]:
             f"in {len(late)} loads of stragglers queries were sent late, by up to "
             f"{max(late) * 1e3:.1f} ms (p99): their latencies say little of the server."
         )
-    missing = {
-        lane.name: median(found.straggler(lane.name, 16), lambda s: s.missing)
+    absent = {
+        lane.name: (
+            f"{median(samples, lambda s: s.missing):.1%} late, "
+            f"{median(samples, lambda s: s.refused):.1%} refused, "
+            f"{median(samples, lambda s: s.unwaited):.1%} no longer needed"
+        )
         for lane in (CLIPPER, PAPER)
-        if found.straggler(lane.name, 16)
+        if (samples := found.straggler(lane.name, 16))
     }
-    if len(missing) == 2:
+    if len(absent) == 2:
         yield (
-            f"of 16 members {missing[CLIPPER.name]:.1%} were missing, with the prototype's "
-            f"rule {missing[PAPER.name]:.1%}. The 71 % of the paper's figure are of a "
-            "machine with more to do than it could, and not compared."
+            f"of 16 members {absent[CLIPPER.name]}; with the prototype's rule "
+            f"{absent[PAPER.name]}. The 71 % of the paper's figure are of a machine with "
+            "more to do than it could, and are not compared."
         )
 
 

@@ -17,13 +17,13 @@ from benchmarks import feedback, feedback_cost, feedback_load, stragglers, strag
 from benchmarks.__main__ import main
 from benchmarks.feedback_app import Commits, count_commits
 from benchmarks.feedback_cost import Costs, Difference, Spent, measure_costs
+from benchmarks.feedback_disk import Sizes, flush_seconds
 from benchmarks.feedback_load import Generator, Said, pieces_by_id, requests_of
 from benchmarks.feedback_rate import (
     Form,
     Ids,
     LearningServer,
     RateSample,
-    Sizes,
     make_noisy,
     make_said,
     measure,
@@ -184,6 +184,11 @@ def test_a_server_under_feedback_is_measured(tmp_path: Path) -> None:
     assert sample.exhausted and sample.faults == 0
     assert 0 < sample.pieces <= 400
     assert sample.rate > 0 and sample.commits > 0 and sample.commit_pieces >= 1
+
+
+def test_the_disk_is_asked_for_its_speed(tmp_path: Path) -> None:
+    assert flush_seconds(tmp_path, 3) > 0
+    assert not list(tmp_path.iterdir())
 
 
 # -- costs -----------------------------------------------------------------------------

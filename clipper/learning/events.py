@@ -63,7 +63,16 @@ class Halt(msgspec.Struct, tag="halt", tag_field="kind"):
     generation: int
 
 
-Event: TypeAlias = Feedback | PolicyChange | Halt
+class Prior(msgspec.Struct, tag="prior", tag_field="kind"):
+    """What users of the policy of this generation have in common; see
+    clipper.selection.crowd."""
+
+    generation: int
+    rate: float
+    weights: dict[Arm, float]
+
+
+Event: TypeAlias = Feedback | PolicyChange | Halt | Prior
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Event).decode

@@ -12,10 +12,11 @@ import msgspec
 
 from clipper.errors import InvalidInput
 from clipper.learning.bloom import Bloom
-from clipper.learning.events import Event, Feedback, PolicyChange
+from clipper.learning.events import Event, Feedback, Halt, PolicyChange, Prior
 from clipper.learning.experience import Experience
 from clipper.learning.users import User, Users
 from clipper.records import PolicySettings
+from clipper.selection import crowd
 from clipper.selection.policy import Arm, SelectionPolicy, State, Total
 from clipper.selection.registry import make_policy
 
@@ -37,7 +38,8 @@ class Learner:
         # All mutable state beside the users: the policy as of the last entry, why it
         # cannot be had (None if it can), the population, its version, which rises with
         # what is learned, arms that a guard took out with the reason, and how many
-        # entries came since the last snapshot, and since when.
+        # entries came since the last snapshot, and since when; and, beside the fold, what
+        # its users have in common, with the arms that were there lately.
         self.users = Users(application, known, most_users)
         self.missing: str | None = None
         self.set_policy(generation, settings)
@@ -55,6 +57,7 @@ class Learner:
         """Choose by this policy from now on; states follow with `apply`."""
         self.generation = generation
         self.settings = settings
+        self.arms: tuple[Arm, ...] = ()
         self.policy: SelectionPolicy
         try:
             self.policy = make_policy(settings)
@@ -67,6 +70,7 @@ class Learner:
             logger.error(
                 "the first model answers, and no feedback is taken: %s", self.missing
             )
+        self.crowd = self.policy.make_crowd()
 
     @property
     def sticky(self) -> bool:
@@ -86,8 +90,13 @@ class Learner:
             self.set_policy(event.generation, event.settings)
             self.population.adopt(self.policy)
             self.halted = {}
-        elif event.generation == self.generation:
+        elif event.generation != self.generation:
+            pass  # it was of a policy that is gone
+        elif isinstance(event, Halt):
             self.halted[event.arm] = event.reason
+        else:
+            prior = crowd.Prior(event.rate, event.weights)
+            self.population.state = self.policy.with_prior(self.population.state, prior)
         self.population.seq = seq
         self.version += 1
         self.unsaved += 1
@@ -101,9 +110,29 @@ class Learner:
         if user is None or user.experience is None:
             user = self.admit(uid, None)
         assert user.experience is not None
+        if self.crowd is not None and user.experience.policy == self.policy.name:
+            self.crowd.judge(self.population.state, user.experience.state, seen)
         user.experience.observe(self.policy, seen, seq)
+        if self.crowd is not None and seen.losses:
+            self._count(self.crowd, user, user.experience.state, seen.arms)
         user.dirty = True
         user.version += 1
+
+    def _count(
+        self, users: crowd.Crowd, user: User, own: State, arms: tuple[Arm, ...]
+    ) -> None:
+        before = None
+        if user.suits is not None and user.suits[0] is users:
+            before = user.suits[1]
+        user.suits = (users, users.count(own, arms, before))
+        self.arms = arms
+
+    def news(self) -> Prior | None:
+        """What the log should hold of the users, if it does not yet."""
+        if self.crowd is None or self.missing is not None:
+            return None
+        found = self.crowd.news(self.arms)
+        return found and Prior(self.generation, found.rate, found.weights)
 
     def admit(self, uid: str, kept: bytes | None) -> User:
         """A user's experience as it was kept, or a new one; now it is in memory."""

@@ -249,6 +249,9 @@ class Learning:
         old."""
         now = self._clock.now()
         for number, learner in self.learners.items():
+            news = learner.news()
+            if news is not None:
+                self._log(learner, news, None, lambda error: None)
             if not learner.unsaved or learner.missing is not None:
                 continue
             if learner.unsaved_since is None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from clipper.learning.bloom import Bloom
 from clipper.learning.experience import Experience
+from clipper.selection.crowd import Crowd
+from clipper.selection.policy import Arm
 
 _LOOKED_AT = 8  # how many users an eviction looks at before it lets memory grow instead
 
@@ -16,7 +18,7 @@ class User:
     """One user. `experience` is None while it is read from the disk; `compiled` is for
     whoever chooses by it."""
 
-    __slots__ = ("compiled", "dirty", "experience", "pins", "version")
+    __slots__ = ("compiled", "dirty", "experience", "pins", "suits", "version")
 
     def __init__(self, experience: Experience | None) -> None:
         self.experience = experience
@@ -24,6 +26,8 @@ class User:
         self.dirty = False  # learned since the last snapshot
         self.version = 0  # rises with what is learned
         self.compiled: Any = None
+        # what the crowd that is named made of the user
+        self.suits: tuple[Crowd, dict[Arm, float]] | None = None
 
 
 class Users:

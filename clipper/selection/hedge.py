@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from clipper.selection import policy
 from clipper.selection.combine import check_choice
+from clipper.selection.crowd import Crowd, Prior, posterior
 from clipper.selection.exp3 import WeightsOptions, mix, settle, spread
 from clipper.selection.policy import Arm, Ensemble, Observation, State, Total
 from clipper.selection.totals import prune
@@ -17,6 +18,9 @@ ETA = 0.2
 # Another policy's experience counts for at most so many rounds to begin with: means alone
 # cannot say how the losses of an arm lay in time.
 BEGIN_ROUNDS = 100.0
+
+# A user of fewer rounds is a new one.
+FEW = 8.0
 
 
 class HedgeOptions(WeightsOptions, frozen=True, forbid_unknown_fields=True):
@@ -113,12 +117,18 @@ class Hedge(Ensemble):
         prune(totals, seen.arms)
 
     def blend(self, population: State, own: State) -> State:
-        """The user's own losses, and of each arm up to `prior` losses at the population's
+        """The user's own losses over the prior that the users' crowd made, if it said that
+        they differ; if it said that they do not, a user is one of the population. Before
+        it has said anything: the user's own losses, and of each arm up to `prior` losses at the population's
         mean. The rate is the one for so few rounds, sqrt(8 ln N / n) (section 2.3), as long
         as it is above the policy's. A user without evidence is one of the population."""
         prior: float = self.options.prior
         if not own["totals"]:
             return population if prior else own
+        learned = population.get("prior")
+        if prior and learned is not None:
+            rate, weights = learned
+            return self.blend_by(own, Prior(rate, weights)) if rate else population
         arms = list(own["losses"] | population["losses"])
         rate = self.rate(len(arms))
         losses = settle([own["losses"].get(arm) for arm in arms], rate)
@@ -132,6 +142,29 @@ class Hedge(Ensemble):
                 # an arm of which nothing is known counts as a typical one
                 losses[i] += min(prior, counts[arm][0]) * (means[arm] - typical)
             losses[i] *= raised
+        return {"losses": dict(zip(arms, losses, strict=True)), "totals": own["totals"]}
+
+    def make_crowd(self) -> Crowd | None:
+        return Crowd(self) if self.options.personal and self.options.prior else None
+
+    def with_prior(self, state: State, prior: Prior) -> State:
+        state["prior"] = [prior.rate, dict(prior.weights)]
+        return state
+
+    def has_evidence(self, own: State) -> bool:
+        return bool(own["totals"])
+
+    def blend_by(self, own: State, prior: Prior) -> State:
+        """A user's own losses over a prior. The rate is the prior's for the first FEW
+        rounds and falls with their square root after them, as long as it is above the
+        policy's: who is known well is followed as everybody is."""
+        arms = list(own["losses"] | prior.weights)
+        rate = self.rate(len(arms))
+        losses = settle([own["losses"].get(arm) for arm in arms], rate)
+        rounds = max((count for count, _ in own["totals"].values()), default=1.0)
+        own_rate = max(rate, prior.rate * min(1.0, sqrt(FEW / rounds)))
+        scaled = posterior(losses, own_rate, prior.weights, arms)
+        losses = [value / rate for value in scaled]
         return {"losses": dict(zip(arms, losses, strict=True)), "totals": own["totals"]}
 
     def begin(self, totals: Mapping[Arm, Total]) -> State:

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
 
 from clipper.values import ModelId
+
+if TYPE_CHECKING:
+    from clipper.selection.crowd import Crowd, Prior
 
 # One version of one model, as "name:version#generation": a version that is deployed again
 # after its deletion is another arm.
@@ -179,6 +182,14 @@ class SelectionPolicy(ABC):
         """The state a user's choices follow from: their own evidence, with the
         population's as a prior whose weight fades as evidence grows. Changes neither."""
         raise NotImplementedError
+
+    def make_crowd(self) -> Crowd | None:
+        """What finds the prior of new users, None where blend makes do without."""
+        return None
+
+    def with_prior(self, state: State, prior: Prior) -> State:
+        """The population's state under another prior of its users."""
+        return state
 
     def begin(self, totals: Mapping[Arm, Total]) -> State:
         """The state to start from where another policy has been at work before."""

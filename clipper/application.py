@@ -199,11 +199,10 @@ class Application:
         )
         if self._personal and subject.uid is not None and self._is_cold(subject.uid):
             return self._submit_later(row, receiver, subject, deadline, cache)
-        choice = (
-            self._standing
-            if version is None and self._standing is not None
-            else self._choose(subject, version, arrived)
-        )
+        if version is not None:
+            choice = self._choice_of(self._named_version(version))
+        else:
+            choice = self._standing or self._chooser.choose(subject, arrived)
         query = Query(self, receiver, choice, subject, arrived, deadline)
         model = choice.model
         if model is None or choice.shadows or not model.connected:

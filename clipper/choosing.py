@@ -6,6 +6,8 @@ a choice, with the maker of its query ids, once for each arm of it.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 # How many seconds a user's choices may follow from an older state of the population. Their
 # own feedback counts at once.
 STALE = 1.0
+
+
+# Bounds of the only choice there is.
+ALWAYS = [math.inf]
 
 
 class Choice:
@@ -81,7 +87,7 @@ class _Compiled:
     """A distribution with the choices made from it so far."""
 
     __slots__ = (
-        "arms", "at", "choices", "epoch", "odds", "population", "shadows", "user",
+        "arms", "at", "bounds", "choices", "epoch", "odds", "population", "shadows", "user",
         "weights",
     )  # fmt: skip
 
@@ -97,7 +103,8 @@ class _Compiled:
         self.arms = arms
         self.weights = weights
         self.shadows = shadows
-        self.choices: list[Choice | None] = [None] * (1 if odds is None else len(arms))
+        self.bounds = ALWAYS if odds is None else odds.bounds
+        self.choices: list[Choice | None] = [None] * len(self.bounds)
         self.at = at
         self.population = self.user = self.epoch = -1  # versions it follows from
 
@@ -108,13 +115,15 @@ class Chooser:
     def __init__(self, learner: Learner, ids: QueryIds, rng: Random) -> None:
         self._learner = learner
         self._ids = ids
-        self._rng = rng
+        self._random = rng.random
         # All mutable state: the arms with their models, those of them that are open to
-        # choice (None: to be found anew), what was compiled for the population, and a
-        # number that rises whenever all that was compiled, users' too, is void.
+        # choice (None: to be found anew) with theirs, what was compiled for the
+        # population, and a number that rises whenever all that was compiled, users' too,
+        # is void.
         self._models: dict[Arm, Model] = {}
         self._arms: tuple[Arm, ...] = ()
         self._opened: tuple[Arm, ...] | None = None
+        self._open_models: tuple[Model, ...] = ()
         self._compiled: _Compiled | None = None
         self._epoch = 0
 
@@ -142,17 +151,21 @@ class Chooser:
         learner = self._learner
         policy = learner.policy
         uid = subject.uid
+        if uid is not None:
+            if self._learner.sticky:
+                return self._stay(uid, now)
+            if policy.personal:
+                user = learner.users.get(uid)
+                if user is not None and user.experience is not None:
+                    return self._draw(self._for_user(user, now))
         if policy.contextual:
-            context = policy.features(subject.context)
-            return self._draw(self._compile(None, context, now), uid, context)
+            return self._decide(policy.features(subject.context))
+        # what nearly all queries come to, without another call
         compiled = self._compiled
-        if uid is not None and policy.personal:
-            user = learner.users.get(uid)
-            if user is not None and user.experience is not None:
-                return self._draw(self._for_user(user, now), uid)
         if compiled is None or compiled.population != learner.version:
-            compiled = self._compiled = self._compile(None, None, now)
-        return self._draw(compiled, uid)
+            compiled = self._compiled = self._compile(None, now)
+        index = bisect_right(compiled.bounds, self._random())
+        return compiled.choices[index] or self._make(compiled, index)
 
     def weights(self, user: User | None = None) -> dict[Arm, float]:
         """How probable each arm is as things stand, or how much it counts in an ensemble.
@@ -160,7 +173,7 @@ class Chooser:
         by the context."""
         if self._learner.policy.contextual or not self._arms:
             return {}
-        compiled = self._compile(user, None, 0.0)
+        compiled = self._compile(user, 0.0)
         return dict(zip(compiled.arms, compiled.weights, strict=True))
 
     def _for_user(self, user: User, now: float) -> _Compiled:
@@ -174,7 +187,7 @@ class Chooser:
                 and not compiled.at <= now < compiled.at + STALE
             )
         ):
-            compiled = user.compiled = self._compile(user, None, now)
+            compiled = user.compiled = self._compile(user, now)
         return compiled
 
     def _open(self) -> tuple[Arm, ...]:
@@ -186,16 +199,17 @@ class Chooser:
             if self._learner.policy.reroutes:
                 left = tuple(a for a in left if self._models[a].connected) or left
             self._opened = left
+            self._open_models = tuple(self._models[arm] for arm in left)
         return self._opened
 
-    def _compile(self, user: User | None, context: Any, now: float) -> _Compiled:
+    def _compile(self, user: User | None, now: float) -> _Compiled:
         learner, arms = self._learner, self._open()
         policy, state = learner.policy, learner.state_for(user)
         if isinstance(policy, Ensemble):
             compiled = _Compiled(None, arms, list(policy.weights(state, arms)), (), now)
         else:
             assert isinstance(policy, SingleChoice)
-            odds = Odds(policy.probabilities(state, arms, context))
+            odds = Odds(policy.probabilities(state, arms, None))
             shadows = tuple((arm, self._models[arm]) for arm in policy.shadows(arms))
             compiled = _Compiled(odds, arms, odds.probabilities, shadows, now)
         compiled.population = learner.version
@@ -203,20 +217,35 @@ class Chooser:
         compiled.epoch = self._epoch
         return compiled
 
-    def _draw(self, compiled: _Compiled, uid: str | None, context: Any = None) -> Choice:
-        odds, choices = compiled.odds, compiled.choices
-        if odds is None or len(choices) == 1:
-            index = 0
-        elif uid is not None and self._learner.sticky:
-            index = odds.draw(sticky(uid, self._learner.application))
-        else:
-            index = odds.draw(self._rng.random())
-        choice = choices[index]
-        if choice is None:
-            choice = choices[index] = self._make(compiled, index, context)
-        return choice
+    def _draw(self, compiled: _Compiled) -> Choice:
+        index = bisect_right(compiled.bounds, self._random())
+        return compiled.choices[index] or self._make(compiled, index)
 
-    def _make(self, compiled: _Compiled, index: int, context: Any) -> Choice:
+    def _stay(self, uid: str, now: float) -> Choice:
+        """The same draw for a user every time."""
+        compiled = self._compiled
+        if compiled is None or compiled.population != self._learner.version:
+            compiled = self._compiled = self._compile(None, now)
+        index = bisect_right(compiled.bounds, sticky(uid, self._learner.application))
+        return compiled.choices[index] or self._make(compiled, index)
+
+    def _decide(self, context: Any) -> Choice:
+        """A choice that follows from the query's context, and is hardly ever met again."""
+        learner, arms = self._learner, self._open()
+        policy = learner.policy
+        assert isinstance(policy, SingleChoice)
+        odds = Odds(policy.probabilities(learner.population.state, arms, context))
+        index = bisect_right(odds.bounds, self._random())
+        propensity = as_logged(odds.probabilities[index])
+        stamp = self._ids.stamp_once(
+            learner.application, learner.generation, generation_of(arms[index]), propensity
+        )
+        return Choice(
+            arms, self._open_models, odds.probabilities, index, propensity,
+            learner.generation, stamp, context,
+        )  # fmt: skip
+
+    def _make(self, compiled: _Compiled, index: int) -> Choice:
         learner, arms = self._learner, compiled.arms
         chosen: int | None = None
         propensity, generation = 1.0, 0
@@ -226,8 +255,8 @@ class Chooser:
         stamp = self._ids.stamp(
             learner.application, learner.generation, generation, propensity
         )
-        models = tuple(self._models[arm] for arm in arms)
-        return Choice(
-            arms, models, compiled.weights, chosen, propensity, learner.generation,
-            stamp, context, compiled.shadows,
+        choice = compiled.choices[index] = Choice(
+            arms, self._open_models, compiled.weights, chosen, propensity,
+            learner.generation, stamp, None, compiled.shadows,
         )  # fmt: skip
+        return choice

@@ -370,8 +370,13 @@ _FROM_JSON: dict[InputType, Callable[[InputType, object, str], Row]] = {
 }
 
 
+_FLAT = frozenset({int, float, str, bool, type(None)})
+
+
 def check_depth(value: object, path: str = "$") -> None:
     """Refuse JSON nested deeper than MAX_DEPTH, without recursion."""
+    if type(value) is list and _FLAT.issuperset(map(type, value)):
+        return  # as most are
     level, depth = [value], 0
     while level:
         depth += 1

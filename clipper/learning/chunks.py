@@ -69,22 +69,22 @@ class _Panel(msgspec.Struct, array_like=True):
     answer: bytes | None  # where it is no member's own
 
 
-# An output, None for one that is not kept, False for a failure; or a panel's.
+# An output, None for one that is not kept, False for a failure; or a panel's; or, for a
+# batch, a mapping of _ROWS to a list of these.
 _Result = Any
-
-
-class _Row(msgspec.Struct, array_like=True):
-    offset: int  # of the nonce, from the chunk's first
-    application: int
-    choice: int
-    uid: str | None
-    results: list[_Result]  # one for each row of a batch
-    context: Any = None  # the query's own
+_ROWS = 0
 
 
 class _Body(msgspec.Struct, array_like=True):
+    """Decisions by columns, which cost less to make than rows."""
+
     choices: list[_Choice]
-    rows: list[_Row]
+    offsets: list[int]  # of the nonces, from the chunk's first
+    applications: list[int]
+    chosen: list[int]  # places in `choices`
+    uids: list[str | None]
+    results: list[_Result]
+    contexts: dict[int, Any]  # the queries' own, by place
 
 
 _encode = encode_context = msgspec.msgpack.Encoder().encode
@@ -93,30 +93,36 @@ _decode = msgspec.msgpack.Decoder(_Body).decode
 
 def encode_chunk(decided: Sequence[tuple[int, Made]], at: float) -> Chunk:
     """One chunk of decisions with their nonces, which need not be in order."""
-    first = min(nonce for nonce, _ in decided)
-    last = max(nonce for nonce, _ in decided)
-    choices: list[_Choice] = []
-    known: dict[int, int] = {}
-    rows = []
-    for nonce, made in decided:
-        choice = made.choice
-        number = known.get(id(choice))
-        if number is None:
-            number = known[id(choice)] = len(choices)
-            choices.append(_written(choice))
-        outputs = made.outputs
-        several = outputs if type(outputs) is list else (outputs,)
-        rows.append(
-            _Row(
-                nonce - first,
-                made.application,
-                number,
-                made.subject.uid,
-                [_result(output) for output in several],
-                _context(made),
-            )
-        )
-    return Chunk(first, last, at, _encode(_Body(choices, rows)))
+    nonces = [nonce for nonce, _ in decided]
+    mades = [made for _, made in decided]
+    first = min(nonces)
+    choices: dict[int, Choice] = {id(made.choice): made.choice for made in mades}
+    places = {known: place for place, known in enumerate(choices)}
+    body = _Body(
+        [_written(choice) for choice in choices.values()],
+        [nonce - first for nonce in nonces],
+        [made.application for made in mades],
+        [places[id(made.choice)] for made in mades],
+        [made.subject.uid for made in mades],
+        [
+            output
+            if type(output := made.outputs) is bytes and len(output) <= LARGEST
+            else _results(output)
+            for made in mades
+        ],
+        {
+            place: context
+            for place, made in enumerate(mades)
+            if made.subject.context is not None and (context := _context(made)) is not None
+        },
+    )
+    return Chunk(first, max(nonces), at, _encode(body))
+
+
+def _results(outputs: Any) -> _Result:
+    if type(outputs) is list:
+        return {_ROWS: [_result(output) for output in outputs]}
+    return _result(outputs)
 
 
 def _context(made: Made) -> Any:
@@ -158,29 +164,37 @@ class DecodedChunk:
     def __init__(self, chunk: Chunk) -> None:
         self._first = chunk.first
         try:
-            body = _decode(chunk.body)
+            self._body = _decode(chunk.body)
         except msgspec.DecodeError as error:
             raise StoreError(f"a chunk of decisions makes no sense: {error}") from error
-        self._choices = body.choices
-        self._rows = {row.offset: row for row in body.rows}
+        self._places = {offset: n for n, offset in enumerate(self._body.offsets)}
 
     def __iter__(self) -> Iterator[tuple[int, int, Decision]]:
         """Every decision with its nonce and row."""
-        for offset, row in self._rows.items():
-            for index in range(len(row.results)):
+        for offset, place in self._places.items():
+            for index in range(len(self._rows(place))):
                 decision = self.find(self._first + offset, index)
                 assert decision is not None
                 yield self._first + offset, index, decision
 
     def find(self, nonce: int, index: int) -> Decision | None:
-        row = self._rows.get(nonce - self._first)
-        if row is None or index >= len(row.results):
+        place = self._places.get(nonce - self._first)
+        if place is None:
             return None
-        result = row.results[index]
+        rows, body = self._rows(place), self._body
+        if index >= len(rows):
+            return None
+        result = rows[index]
         if type(result) is list:
             result = msgspec.convert(result, _Panel)
-        choice = self._choices[row.choice]
-        return _decision(row.application, choice, row.uid, row.context, result)
+        choice = body.choices[body.chosen[place]]
+        uid, context = body.uids[place], body.contexts.get(place)
+        return _decision(body.applications[place], choice, uid, context, result)
+
+    def _rows(self, place: int) -> list[_Result]:
+        result = self._body.results[place]
+        rows: list[_Result] = result[_ROWS] if type(result) is dict else [result]
+        return rows
 
 
 def decode_chunk(chunk: Chunk) -> DecodedChunk:

@@ -120,7 +120,15 @@ class Decisions:
     def keep(self, nonce: int, made: Made, durable: bool) -> None:
         """Remember a decision whose query id has this nonce; `durable`, on disk as well."""
         self._young[nonce] = made
-        size = _size(made)
+        output = made.outputs
+        if (
+            type(output) is bytes
+            and made.subject.context is None
+            and made.choice.context is None
+        ):
+            size = _OVERHEAD + len(output)
+        else:
+            size = _size(made)
         if made.choice.age != self._age:
             made.choice.age = self._age
             self._bytes += _CHOICE

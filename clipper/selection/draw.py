@@ -22,25 +22,25 @@ def as_logged(probability: float) -> float:
 class Odds:
     """A distribution, compiled to be drawn from many times.
 
-    `probabilities` are normalised; what has probability 0 is never drawn.
+    `probabilities` are normalised; what has probability 0 is never drawn. `bounds` are
+    where each of them ends: a uniform number is looked for in them.
     """
 
-    __slots__ = ("_bounds", "probabilities")
+    __slots__ = ("bounds", "probabilities")
 
     def __init__(self, probabilities: Sequence[float]) -> None:
         total = sum(probabilities)
         if not 0 < total < math.inf or min(probabilities) < 0:
             raise ValueError(f"not a distribution: {list(probabilities)}")
         self.probabilities = [p / total for p in probabilities]
-        self._bounds = list(accumulate(self.probabilities))
+        self.bounds = list(accumulate(self.probabilities))
+        # rounding may leave a gap above the last one that can be drawn
+        last = max(i for i, p in enumerate(self.probabilities) if p)
+        self.bounds[last:] = [math.inf] * (len(self.bounds) - last)
 
     def draw(self, u: float) -> int:
         """Which of them the number `u`, uniform in [0, 1), stands for."""
-        index = bisect_right(self._bounds, u)
-        if index < len(self._bounds):
-            return index
-        # rounding left a gap above the last bound
-        return max(i for i, p in enumerate(self.probabilities) if p)
+        return bisect_right(self.bounds, u)
 
 
 def sticky(uid: str, salt: object) -> float:

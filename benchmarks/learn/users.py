@@ -9,13 +9,15 @@ import numpy as np
 
 from benchmarks.learn.graded import Answers, Floats, Ints
 from clipper.learning.bloom import Bloom
-from clipper.learning.events import Feedback
+from clipper.learning.events import Event, Feedback
 from clipper.learning.learner import Learner
 from clipper.records import PolicySettings
 from clipper.selection.losses import LOG_FLOOR
 from clipper.selection.policy import Arm, Ensemble
 
 APPLICATION, GENERATION = 1, 1
+
+NEWS_EVERY = 20  # labels; the server asks once a second
 
 
 class Users:
@@ -33,16 +35,24 @@ class Users:
         settings = PolicySettings("hedge", options)
         self._arms = tuple(arms)
         self._pooled = pooled
-        # All mutable state: what was learned, and from how many labels.
+        # All mutable state: what was learned, from how many labels, and from how many
+        # entries: labels and what was found of users.
         self._learner = Learner(APPLICATION, GENERATION, settings, Bloom(), most)
         self._told = 0
+        self._entries = 0
 
     def tell(self, uid: str, answers: Answers, index: int) -> None:
         """The label of one query of a user."""
         losses = self.losses(answers)[:, index].tolist()
         known = dict(zip(self._arms, losses, strict=True))
         self._told += 1
-        self._learner.apply(self._told, uid, Feedback(arms=self._arms, losses=known))
+        self._apply(uid, Feedback(arms=self._arms, losses=known))
+        if self._told % NEWS_EVERY == 0 and (news := self._learner.news()) is not None:
+            self._apply(None, news)
+
+    def _apply(self, uid: str | None, event: Event) -> None:
+        self._entries += 1
+        self._learner.apply(self._entries, uid, event)
 
     def error(self, uid: str, answers: Answers) -> float:
         """Of the answers to these queries, as the user's state is now."""

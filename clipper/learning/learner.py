@@ -96,25 +96,29 @@ class Learner:
             self.halted[event.arm] = event.reason
         else:
             prior = crowd.Prior(event.rate, event.weights)
+            self.population.adopt(self.policy)
             self.population.state = self.policy.with_prior(self.population.state, prior)
         self.population.seq = seq
         self.version += 1
         self.unsaved += 1
 
     def _learn(self, seq: int, uid: str | None, event: Feedback) -> None:
-        seen = event.observation()
-        self.population.observe(self.policy, seen, seq)
+        seen, everybody = event.observation(), self.population
         if uid is None or not self.policy.personal:
+            everybody.observe(self.policy, seen, seq)
             return
         user = self.users.get(uid)
         if user is None or user.experience is None:
             user = self.admit(uid, None)
         assert user.experience is not None
-        if self.crowd is not None and user.experience.policy == self.policy.name:
-            self.crowd.judge(self.population.state, user.experience.state, seen)
-        user.experience.observe(self.policy, seen, seq)
-        if self.crowd is not None and seen.losses:
-            self._count(self.crowd, user, user.experience.state, seen.arms)
+        own = user.experience
+        # before anybody has learned of it
+        if self.crowd is not None and everybody.policy == own.policy == self.policy.name:
+            self.crowd.judge(everybody.state, own.state, seen)
+        everybody.observe(self.policy, seen, seq)
+        own.observe(self.policy, seen, seq)
+        if self.crowd is not None and seen.losses and seen.arms:
+            self._count(self.crowd, user, own.state, seen.arms)
         user.dirty = True
         user.version += 1
 

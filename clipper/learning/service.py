@@ -30,7 +30,7 @@ SLICE = 200  # users that are packed in one turn of the loop
 PAGE = 5000  # users that are counted in one turn
 PRUNE_SECONDS = 600.0
 DAY = 24 * 3600.0
-RETRY_SECONDS = 5.0  # until an arm that has to go is tried again to be taken out
+RETRY_SECONDS = 5.0  # until the log is asked again to take what it did not
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -185,6 +185,17 @@ class Learning:
 
         self._log(learner, events.Halt(arm, reason, generation), None, halted)
 
+    def _tell_news(self, learner: Learner) -> None:
+        news, crowd = learner.news(), learner.crowd
+        if news is None or crowd is None:
+            return
+
+        def told(error: Exception | None) -> None:
+            if error is not None:
+                self._call_later(RETRY_SECONDS, crowd.unsay)
+
+        self._log(learner, news, None, told)
+
     def _log(
         self,
         learner: Learner,
@@ -245,13 +256,11 @@ class Learning:
     # -- keeping ------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Called about once a second: begin the snapshots that are due, drop what is too
-        old."""
+        """Called about once a second: log what was found of users, begin the snapshots that
+        are due, drop what is too old."""
         now = self._clock.now()
         for number, learner in self.learners.items():
-            news = learner.news()
-            if news is not None:
-                self._log(learner, news, None, lambda error: None)
+            self._tell_news(learner)
             if not learner.unsaved or learner.missing is not None:
                 continue
             if learner.unsaved_since is None:

@@ -18,6 +18,7 @@ from math import log
 from typing import NamedTuple, Protocol
 
 from clipper.selection.policy import Arm, Observation, State
+from clipper.selection.totals import prune
 
 # How much a user's own losses count for; by 0 the user is one of the population.
 RATES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -76,9 +77,9 @@ class Crowd:
 
     def judge(self, population: State, own: State, seen: Observation) -> None:
         """Note what would have been lost on feedback that is about to be learned from."""
-        if not seen.losses or not self._policy.has_evidence(own):
-            return
         arms = [arm for arm in seen.arms if arm in seen.losses]
+        if len(arms) < 2 or not self._policy.has_evidence(own):
+            return  # nothing can be told apart
         losses = [seen.losses[arm] for arm in arms]
         shares = self._shares(arms)
         right_or_wrong = all(loss in (0.0, 1.0) for loss in losses)
@@ -111,7 +112,8 @@ class Crowd:
         for arm, share in (before or {}).items():
             self._suits[arm] = max(0.0, self._suits.get(arm, 0.0) - share)
         for arm, share in suits.items():
-            self._suits[arm] = self._suits.get(arm, 0.0) + share
+            self._suits[arm] = self._suits.pop(arm, 0.0) + share  # newest last
+        prune(self._suits, arms)
         return suits
 
     @property
@@ -128,6 +130,10 @@ class Crowd:
             return None
         self._said = found
         return found
+
+    def unsay(self) -> None:
+        """What was said last was not heard."""
+        self._said = None
 
     def _shares(self, arms: Sequence[Arm]) -> dict[Arm, float]:
         some = _SMOOTH / len(arms)

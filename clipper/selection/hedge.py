@@ -119,9 +119,10 @@ class Hedge(Ensemble):
     def blend(self, population: State, own: State) -> State:
         """The user's own losses over the prior that the users' crowd made, if it said that
         they differ; if it said that they do not, a user is one of the population. Before
-        it has said anything: the user's own losses, and of each arm up to `prior` losses at the population's
-        mean. The rate is the one for so few rounds, sqrt(8 ln N / n) (section 2.3), as long
-        as it is above the policy's. A user without evidence is one of the population."""
+        it has said anything: the user's own losses, and of each arm up to `prior` losses
+        at the population's mean; the rate is the one for so few rounds, sqrt(8 ln N / n)
+        (section 2.3), as long as it is above the policy's. A user without evidence is one
+        of the population."""
         prior: float = self.options.prior
         if not own["totals"]:
             return population if prior else own

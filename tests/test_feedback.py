@@ -361,7 +361,8 @@ async def test_a_full_disk_is_told_and_nothing_is_learned(
 
 def forget_decisions(class_: School) -> None:
     memory: Any = class_.house.learning.decisions
-    memory._young, memory._old, memory._next = {}, {}, []
+    memory._young, memory._old = {}, {}
+    memory._next, memory._next_nonces = [], []
 
 
 async def test_a_reward_needs_no_more_than_the_id(school: Make) -> None:

@@ -91,10 +91,8 @@ _encode = encode_context = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Body).decode
 
 
-def encode_chunk(decided: Sequence[tuple[int, Made]], at: float) -> Chunk:
+def encode_chunk(nonces: Sequence[int], mades: Sequence[Made], at: float) -> Chunk:
     """One chunk of decisions with their nonces, which need not be in order."""
-    nonces = [nonce for nonce, _ in decided]
-    mades = [made for _, made in decided]
     first = min(nonces)
     choices: dict[int, Choice] = {id(made.choice): made.choice for made in mades}
     places = {known: place for place, known in enumerate(choices)}

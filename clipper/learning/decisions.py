@@ -90,7 +90,8 @@ class Decisions:
         self._old: dict[int, Made | Output] = {}
         self._bytes = 0
         self._age = 1
-        self._next: list[tuple[int, Made]] = []
+        self._next: list[Made] = []
+        self._next_nonces: list[int] = []
         self._next_bytes = 0
         self._armed = False
         self._writing = 0
@@ -136,9 +137,10 @@ class Decisions:
         if self._bytes > _HALF:
             self._turn()
         if durable:
-            self._next.append((nonce, made))
+            self._next.append(made)
+            self._next_nonces.append(nonce)
             self._next_bytes += size
-            if len(self._next) >= CHUNK or self._next_bytes >= CHUNK_BYTES:
+            if self._next_bytes >= CHUNK_BYTES or len(self._next) >= CHUNK:
                 self.flush()
             elif not self._armed:
                 self._armed = True
@@ -154,14 +156,15 @@ class Decisions:
 
     def flush(self) -> None:
         """Send what was decided to the disk."""
-        decided, self._next, self._next_bytes = self._next, [], 0
+        decided, nonces = self._next, self._next_nonces
+        self._next, self._next_nonces, self._next_bytes = [], [], 0
         if not decided:
             return
         if self._writing >= _UNWRITTEN:
             self._lose(len(decided))
             return
         self._writing += 1
-        chunk = encode_chunk(decided, self._clock.wall())
+        chunk = encode_chunk(nonces, decided, self._clock.wall())
         self._spawn(self._write(chunk, len(decided)))
 
     async def _write(self, chunk: Chunk, decisions: int) -> None:

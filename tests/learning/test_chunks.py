@@ -71,7 +71,7 @@ ensembles = st.builds(
     st.dictionaries(st.integers(0, 2**63 - 1), singles | ensembles, min_size=1, max_size=8)
 )
 def test_a_decision_from_the_disk_is_the_one_in_memory(decided: dict[int, Made]) -> None:
-    chunk = encode_chunk(list(decided.items()), 12.5)
+    chunk = encode_chunk(list(decided), list(decided.values()), 12.5)
     assert (chunk.first, chunk.last) == (min(decided), max(decided)) and chunk.at == 12.5
     decoded = decode_chunk(chunk)
     rows = 0
@@ -88,7 +88,7 @@ def test_a_decision_from_the_disk_is_the_one_in_memory(decided: dict[int, Made])
 def test_a_choice_shared_is_written_once() -> None:
     shared = choice()
     many = [(n, Made(9, shared, Subject(), b"1")) for n in range(1000)]
-    assert len(encode_chunk(many, 0.0).body) < 20_000
+    assert len(encode_chunk(*zip(*many, strict=True), 0.0).body) < 20_000
 
 
 def test_under_a_single_choice_the_output_is_the_arms() -> None:
@@ -140,7 +140,7 @@ def test_the_context_is_what_the_policy_made_of_it_or_the_querys(
     context: Any, features: Any, expected: Any
 ) -> None:
     decided = made(b"1", context=context, features=features)
-    found = decode_chunk(encode_chunk([(3, decided)], 0.0)).find(3, 0)
+    found = decode_chunk(encode_chunk([3], [decided], 0.0)).find(3, 0)
     assert found is not None and found.context == expected
 
 

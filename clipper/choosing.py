@@ -163,9 +163,21 @@ class Chooser:
         # what nearly all queries come to, without another call
         compiled = self._compiled
         if compiled is None or compiled.population != learner.version:
-            compiled = self._compiled = self._compile(None, now)
+            compiled = self._renew(now)
         index = bisect_right(compiled.bounds, self._random())
         return compiled.choices[index] or self._make(compiled, index)
+
+    def _renew(self, now: float) -> _Compiled:
+        """What follows for the population now. Feedback often changes no odds."""
+        before = self._compiled
+        compiled = self._compiled = self._compile(None, now)
+        if (
+            before is not None
+            and before.epoch == compiled.epoch
+            and before.weights == compiled.weights
+        ):
+            compiled.choices = before.choices
+        return compiled
 
     def weights(self, user: User | None = None) -> dict[Arm, float]:
         """How probable each arm is as things stand, or how much it counts in an ensemble.
@@ -225,7 +237,7 @@ class Chooser:
         """The same draw for a user every time."""
         compiled = self._compiled
         if compiled is None or compiled.population != self._learner.version:
-            compiled = self._compiled = self._compile(None, now)
+            compiled = self._renew(now)
         index = bisect_right(compiled.bounds, sticky(uid, self._learner.application))
         return compiled.choices[index] or self._make(compiled, index)
 

@@ -130,11 +130,15 @@ def test_an_ensemble_counts_those_that_are_there() -> None:
 # -- what is compiled --------------------------------------------------------------------
 
 
-def test_choices_are_made_once_for_each_state() -> None:
+def test_choices_are_made_once_for_the_same_odds() -> None:
     shop = Shop("static")
     assert shop.choose() is shop.choose()
     before = shop.choose()
     shop.learn({ARMS[0]: 1.0})
+    assert shop.choose() is before  # static has learned nothing
+    shop = Shop("hedge")
+    before = shop.choose()
+    shop.learn({ARMS[0]: 1.0, ARMS[1]: 0.0})
     assert shop.choose() is not before
 
 

@@ -78,7 +78,7 @@ Part = Callable[[Found, Path, argparse.Namespace], None]
 
 
 def rate_part(found: Found, scratch: Path, chosen: argparse.Namespace) -> None:
-    for sample in run_rate(scratch, chosen.runs, chosen.seconds, chosen.quick, progress):
+    for sample in run_rate(scratch, chosen.runs, chosen.seconds, chosen.short, progress):
         found.rate.append(sample)
 
 
@@ -87,22 +87,22 @@ def join_part(found: Found, scratch: Path, chosen: argparse.Namespace) -> None:
     if package is not None:
         found.notes.append(f"join was left out: it needs {package}, of the extra `bench`.")
         return
-    for sample in run_join(scratch, chosen.runs, chosen.seconds, chosen.quick, progress):
+    for sample in run_join(scratch, chosen.runs, chosen.seconds, chosen.short, progress):
         found.join.append(sample)
 
 
 def sizes_part(found: Found, scratch: Path, chosen: argparse.Namespace) -> None:
-    queries = 500 if chosen.quick else 5_000
+    queries = 500 if chosen.short else 5_000
     found.sizes = uvloop.run(measure_sizes(scratch, queries))
 
 
 def cost_part(found: Found, scratch: Path, chosen: argparse.Namespace) -> None:
-    windows, queries = (5, 1_000) if chosen.quick else (8 * chosen.runs, 2_000)
+    windows, queries = (5, 1_000) if chosen.short else (8 * chosen.runs, 2_000)
     found.costs = uvloop.run(measure_costs(scratch, windows, queries, progress))
 
 
 def stragglers_part(found: Found, scratch: Path, chosen: argparse.Namespace) -> None:
-    sizes, seconds = ((1, 4), 2.0) if chosen.quick else (SIZES, 6 * chosen.seconds)
+    sizes, seconds = ((1, 4), 2.0) if chosen.short else (SIZES, 6 * chosen.seconds)
     found.stragglers = uvloop.run(
         measure_stragglers(sizes, chosen.runs, seconds, chosen.rate, progress)
     )
@@ -136,12 +136,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--disk", type=Path, metavar="DIR", help="where data directories are made")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     add("--plots", type=Path, metavar="DIR", help="draw SVG files there")
-    add("--quick", action="store_true", help="a minute in all: does it work")
+    add("--short", action="store_true", help="a minute in all: does it work")
     chosen = options.parse_args(arguments)
     if chosen.runs is None:
-        chosen.runs = 1 if chosen.quick else 5
+        chosen.runs = 1 if chosen.short else 5
     if chosen.seconds is None:
-        chosen.seconds = 0.5 if chosen.quick else 2.0
+        chosen.seconds = 0.5 if chosen.short else 2.0
     if not 0.2 <= chosen.seconds <= 600 or not 1 <= chosen.rate <= 1000:
         options.error("--seconds must be from 0.2 to 600, --rate from 1 to 1000")
     return chosen

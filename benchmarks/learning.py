@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    settings = Settings(range(chosen.seeds), chosen.quick, chosen.processes)
-    about = {**describe_machine(), "seeds": chosen.seeds, "quick": chosen.quick}
+    settings = Settings(range(chosen.seeds), chosen.short, chosen.processes)
+    about = {**describe_machine(), "seeds": chosen.seeds, "quick": chosen.short}
     found: dict[str, Any] = {"about": about, "parts": {}}
     for name in chosen.only:
         begun = time.perf_counter()
@@ -91,13 +91,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = options.add_argument
     add("--seeds", type=count, help=f"how many ({SEEDS})")
     add("--only", type=some_of(PARTS), default=list(PARTS), help=f"of {', '.join(PARTS)}")
-    add("--processes", type=count, help="at once (as many as cores; 1 if --quick)")
+    add("--processes", type=count, help="at once (as many as cores; 1 if --short)")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     add("--plots", type=Path, metavar="DIRECTORY", help="write the plots there")
-    add("--quick", action="store_true", help="short streams, few seeds: does it work")
+    add("--short", action="store_true", help="short streams, few seeds: does it work")
     chosen = options.parse_args(arguments)
     if chosen.seeds is None:
-        chosen.seeds = QUICK_SEEDS if chosen.quick else SEEDS
+        chosen.seeds = QUICK_SEEDS if chosen.short else SEEDS
     if chosen.processes is None:
-        chosen.processes = 1 if chosen.quick else os.cpu_count() or 1
+        chosen.processes = 1 if chosen.short else os.cpu_count() or 1
     return chosen

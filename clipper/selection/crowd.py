@@ -67,12 +67,13 @@ class Crowd:
 
     def __init__(self, policy: Blending) -> None:
         self._policy = policy
-        # All mutable state: what was lost at each rate and how often that was known, how
-        # many users each arm suits, of how many, and what was said last.
+        # All mutable state: what was lost at each rate, and how often that was known so
+        # far; how many users each arm suits, and how many there were so far; and what was
+        # said last.
         self._lost = [0.0] * len(RATES)
-        self._judged = 0.0
+        self._judged = 0
         self._suits: dict[Arm, float] = {}
-        self._users = 0.0
+        self._users = 0
         self._said: Prior | None = None
 
     def judge(self, population: State, own: State, seen: Observation) -> None:
@@ -94,7 +95,7 @@ class Crowd:
             if right_or_wrong:  # the members vote, and the most weight is the answer
                 lost = float(lost > 0.5)
             self._lost[place] = keep * self._lost[place] + lost
-        self._judged = keep * self._judged + 1.0
+        self._judged += 1
 
     def count(
         self, own: State, arms: Sequence[Arm], before: Mapping[Arm, float] | None
@@ -107,7 +108,7 @@ class Crowd:
         suits = dict(zip(arms, weights, strict=True))
         if before is None:
             keep = 1.0 - 1.0 / USERS
-            self._users = keep * self._users + 1.0
+            self._users += 1
             self._suits = {arm: keep * users for arm, users in self._suits.items()}
         for arm, share in (before or {}).items():
             self._suits[arm] = max(0.0, self._suits.get(arm, 0.0) - share)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clipper.selection.crowd import RATES, Prior
 from clipper.selection.policy import (
     MOST_ARMS,
     Arm,
@@ -31,6 +32,13 @@ PLAIN = (str, int, float, bool, type(None))
 
 LOSSES = st.sampled_from([0.0, 1.0]) | st.floats(0, 1)
 PROPENSITIES = st.sampled_from([1.0, 0.5, 1e-3, 1e-6]) | st.floats(1e-6, 1)
+PRIORS = st.builds(
+    Prior,
+    st.sampled_from(RATES) | st.floats(0, 8),
+    st.dictionaries(
+        st.sampled_from([*ARMS, "gone:1#1"]), st.sampled_from([0.0, 1.0]) | st.floats(0, 1)
+    ),
+)
 SOME_ARMS = st.lists(st.sampled_from(ARMS), min_size=1, unique=True).map(tuple)
 
 # One class's tests run for every policy that derives from it, which is what is wanted.
@@ -361,6 +369,8 @@ class PolicyContract:
             arm, loss = ARMS[turn % 3], float(turn % 5 == 0)
             seen = self.choice(policy, ARMS[:5], arm, loss, 0.2, context)
             population = policy.observe(population, seen)
+        if policy.make_crowd() is not None and data.draw(st.booleans()):
+            population = policy.with_prior(population, data.draw(PRIORS))
         mixed = policy.blend(population, policy.init())
         for context in self.features(policy):
             assert shares(policy, mixed, ARMS[:5], context) == pytest.approx(
@@ -376,11 +386,33 @@ class PolicyContract:
         if not policy.personal:
             return
         population, own = data.draw(self.states(policy)), data.draw(self.states(policy))
+        if policy.make_crowd() is not None and data.draw(st.booleans()):
+            population = policy.with_prior(population, data.draw(PRIORS))
+            check_state(population)
         mixed = policy.blend(population, own)
         check_state(mixed)
         for context in self.features(policy):
             for count in range(1, 9):
                 shares(policy, mixed, ARMS[:count], context)
+
+    @SHARED
+    @given(st.data())
+    def test_a_prior_is_kept_and_teaches_nothing(self, data: st.DataObject) -> None:
+        policy = self.make()
+        if policy.make_crowd() is None:
+            return
+        state, own = data.draw(self.states(policy)), data.draw(self.states(policy))
+        before = [shares(policy, state, ARMS, each) for each in self.features(policy)]
+        state = policy.with_prior(state, data.draw(PRIORS))
+        after = [shares(policy, state, ARMS, each) for each in self.features(policy)]
+        assert after == before
+        for seen in data.draw(st.lists(self.observations(policy), max_size=5)):
+            state = policy.observe(state, seen)
+        again = unpack(pack(state))
+        assert pack(policy.blend(again, own)) == pack(policy.blend(state, own))
+        prior = data.draw(PRIORS)
+        state, again = policy.with_prior(state, prior), policy.with_prior(again, prior)
+        assert pack(state) == pack(again)
 
     @pytest.mark.parametrize(
         "totals",

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper.selection.hedge import BEGIN_ROUNDS, ETA, Hedge, HedgeOptions
+from clipper.selection.crowd import RATES, Prior
+from clipper.selection.hedge import BEGIN_ROUNDS, ETA, FEW, Hedge, HedgeOptions
 from clipper.selection.policy import Arm, Observation, SelectionPolicy, State, Total
 
 from .contract import ARMS, PolicyContract
@@ -327,6 +328,68 @@ def test_a_member_that_the_population_does_not_know_counts_as_a_typical_one() ->
     own = fold(policy, [[0.5, 0.5, 0.5]])
     good, bad, new = weights(policy, policy.blend(population, own), 3)
     assert good > new > bad
+
+
+# A prior that was learned
+
+
+def learned(policy: Hedge, rate: float, *shares: float) -> State:
+    """A population that the first of the members suits best, under a prior."""
+    population = fold(policy, [[0.0] + [1.0] * (len(shares) - 1)] * 100)
+    prior = Prior(rate, dict(zip(make_arms(len(shares)), shares, strict=True)))
+    return policy.with_prior(population, prior)
+
+
+@given(st.sampled_from(RATES[1:]), st.integers(1, int(FEW)), st.data())
+def test_a_users_losses_count_over_the_prior(
+    rate: float, rounds: int, data: st.DataObject
+) -> None:
+    policy = Hedge(HedgeOptions(share=0.0))
+    prior = data.draw(st.lists(st.floats(0.01, 1), min_size=3, max_size=3))
+    losses = data.draw(
+        st.lists(
+            st.lists(st.floats(0, 1), min_size=3, max_size=3),
+            min_size=rounds,
+            max_size=rounds,
+        )
+    )
+    state = policy.blend(learned(policy, rate, *prior), fold(policy, losses))
+    expected = np.array(prior) * np.exp(-rate * np.sum(losses, axis=0))
+    assert weights(policy, state, 3) == pytest.approx(expected / expected.sum(), abs=1e-9)
+
+
+def test_who_is_known_well_is_followed_as_everybody_is() -> None:
+    policy = Hedge(HedgeOptions(share=0.0))
+    own = fold(policy, [[0.5, 0.5 - 1e-4]] * 100_000)
+    even = policy.blend(learned(policy, 8.0, 0.5, 0.5), own)
+    assert weights(policy, even, 2) == pytest.approx(weights(policy, own, 2))
+    # between the two the rate falls with the square root of the rounds
+    own = fold(policy, [[0.5, 0.48]] * 200)
+    first, second = weights(policy, policy.blend(learned(policy, 8.0, 0.5, 0.5), own), 2)
+    assert log(second / first) == pytest.approx(8.0 * sqrt(FEW / 200) * 4.0)
+
+
+def test_users_who_are_alike_are_of_the_population() -> None:
+    policy = Hedge()
+    population = learned(policy, 0.0, 0.1, 0.9)
+    own = fold(policy, [[1.0, 0.0]] * 3)
+    assert policy.blend(population, own) is population
+
+
+def test_a_prior_can_be_had_by_users_with_one() -> None:
+    own = fold(Hedge(), [[1.0, 0.0]])
+    for options in (HedgeOptions(prior=0.0), HedgeOptions(personal=False)):
+        assert Hedge(options).make_crowd() is None
+    policy = Hedge(HedgeOptions(prior=0.0))
+    without = policy.blend(fold(policy, [[0.0, 1.0]] * 100), own)
+    assert policy.blend(learned(policy, 8.0, 1.0, 0.0), own) == without
+    assert Hedge().make_crowd() is not None
+
+
+def test_a_prior_does_not_outlast_another_policy() -> None:
+    assert "prior" not in Hedge().begin({ARMS[0]: Total(5, 2.0)})
+    assert Hedge().has_evidence(fold(Hedge(), [[1.0, 0.0]]))
+    assert not Hedge().has_evidence(Hedge().init())
 
 
 # Beginning after another policy

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper.learning.events import Feedback, Halt, PolicyChange, decode, encode
+from clipper.learning.events import (
+    Feedback,
+    Halt,
+    PolicyChange,
+    Prior,
+    decode,
+    encode,
+)
 from clipper.records import PolicySettings
 
 json = st.recursive(
@@ -36,8 +43,18 @@ def test_feedback_is_read_as_it_was_written(
 
 def test_the_other_kinds_are_read_as_they_were_written() -> None:
     change = PolicyChange(2, PolicySettings("exp3", {"eta": 0.1}), PolicySettings())
-    for event in (change, Halt("a:1#1", "it failed", 2), Feedback()):
+    prior = Prior(2, 0.5, {"b:1#2": 0.75, "a:1#1": 0.25})
+    for event in (change, Halt("a:1#1", "it failed", 2), prior, Feedback()):
         assert decode(encode(event)) == event
+
+
+@given(exact, st.dictionaries(st.sampled_from("abc"), exact))
+def test_a_prior_is_read_bit_by_bit(rate: float, weights: dict[str, float]) -> None:
+    event = Prior(3, rate, weights)
+    again = decode(encode(event))
+    assert again == event and isinstance(again, Prior)
+    assert list(again.weights) == list(weights)
+    assert b'"kind":"prior"' in encode(event)
 
 
 def test_what_is_the_same_is_not_written() -> None:

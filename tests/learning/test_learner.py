@@ -159,3 +159,153 @@ def test_a_policy_that_cannot_be_had_is_missing(
     assert learner.policy.name == "static" and learner.settings is settings
     learner.set_policy(3, PolicySettings("ucb1"))
     assert learner.missing is None
+
+
+# -- what users have in common -----------------------------------------------------------
+
+
+def differing(learner: Learner, labels: int = 20, users: int = 20) -> int:
+    """Every other user is suited by A, the rest by B. The last entry."""
+    seq = learner.population.seq
+    for turn in range(labels):
+        for number in range(users):
+            seq += 1
+            # one label of four is the other way round
+            wrong = float((number + (turn % 4 == 3)) % 2)
+            losses = {A: wrong, B: 1 - wrong}
+            learner.apply(seq, f"u{number}", events.Feedback(ARMS, losses))
+    return seq
+
+
+def test_what_was_found_of_users_counts_once_it_is_in_the_log() -> None:
+    learner = learner_of("hedge")
+    seq = differing(learner)
+    before = learner.pack()
+    news = learner.news()
+    assert news is not None and news.generation == 1 and news.rate > 0
+    assert news.weights == pytest.approx({A: 0.5, B: 0.5}, abs=0.1)
+    assert learner.news() is None  # said once
+    assert learner.pack() == before
+    learner.apply(seq + 1, None, news)
+    assert learner.population.state["prior"] == [news.rate, news.weights]
+    learner.apply(seq + 2, "new", events.Feedback(ARMS, {A: 1.0, B: 0.0}))
+    new = learner.users.get("new")
+    state = learner.state_for(new)
+    first, second = learner.policy.weights(state, ARMS)  # type: ignore[attr-defined]
+    assert second > first
+
+
+def test_a_prior_of_an_earlier_policy_changes_nothing() -> None:
+    learner = learner_of("hedge")
+    differing(learner)
+    news = learner.news()
+    assert news is not None
+    for seq, settings in enumerate(("hedge", "ucb1", "hedge"), 1001):
+        learner.apply(seq, None, change(seq - 999, settings))
+        state = learner.population.state
+        before = repr(state)
+        assert learner.population.seq == seq
+        learner.population.seq -= 1  # so that the entry is not taken for one that is in
+        learner.apply(seq, None, news)
+        assert learner.population.state is state and repr(state) == before
+        assert learner.news() is None  # the crowd of another policy has seen nobody
+
+
+def test_new_options_keep_the_prior_and_another_policy_does_not() -> None:
+    learner = learner_of("hedge")
+    prior = events.Prior(1, 2.0, {A: 0.75, B: 0.25})
+    learner.apply(1, None, prior)
+    learner.apply(2, None, change(2, "hedge", eta=0.1))
+    assert learner.population.state["prior"] == [2.0, prior.weights]
+    learner.apply(3, None, change(3, "ucb1"))
+    learner.apply(4, None, events.Prior(3, 2.0, {A: 1.0}))  # one that has no use for it
+    learner.apply(5, None, change(4, "hedge"))
+    assert "prior" not in learner.population.state
+
+
+def test_a_prior_that_comes_first_finds_the_state_of_its_policy() -> None:
+    learner = learner_of("ucb1")
+    learner.set_policy(1, PolicySettings("hedge"))  # as the log says that it was
+    learner.apply(1, None, events.Prior(1, 2.0, {A: 1.0}))
+    assert learner.population.state["prior"] == [2.0, {A: 1.0}]
+    learner.apply(2, "ann", events.Feedback(ARMS, {A: 1.0, B: 0.0}))
+    assert learner.population.state["prior"] == [2.0, {A: 1.0}]
+
+
+def test_users_of_another_policy_are_not_judged_and_break_nothing() -> None:
+    learner = learner_of("hedge")
+    differing(learner, 2)
+    learner.apply(1001, None, change(2, "exp3"))
+    learner.apply(1002, "u0", judged(A, 1.0))
+    learner.apply(1003, None, change(3, "hedge"))
+    for seq, losses in enumerate(({A: 1.0, B: 0.0}, {"gone:1#1": 1.0}, {}), 1004):
+        learner.apply(seq, "u0", events.Feedback(ARMS, losses))
+        learner.apply(seq + 100, "u1", events.Feedback((), losses))
+    assert learner.population.seq == 1106
+
+
+def test_nobody_is_judged_by_what_was_learned_of_it(monkeypatch: Any) -> None:
+    learner, counts = learner_of("hedge"), []
+    learner.apply(1, "ann", events.Feedback(ARMS, {A: 1.0, B: 0.0}))
+    crowd = learner.crowd
+    assert crowd is not None
+
+    def judge(population: Any, own: Any, seen: Any) -> None:
+        counts.append((population["totals"][A][0], own["totals"][A][0]))
+
+    monkeypatch.setattr(crowd, "judge", judge)
+    learner.apply(2, "ann", events.Feedback(ARMS, {A: 1.0, B: 0.0}))
+    assert counts == [(1.0, 1.0)]
+
+
+@pytest.mark.parametrize("policy", ["ucb1", "thompson", "majority", "exp4"])
+def test_other_policies_have_no_news(policy: str) -> None:
+    learner = learner_of(policy)
+    differing(learner, 4)
+    assert learner.news() is None
+
+
+def test_the_fold_with_priors_is_the_same_from_any_cut() -> None:
+    whole, entries = learner_of("hedge"), list[tuple[int, str | None, events.Event]]()
+
+    def log(uid: str | None, event: events.Event) -> None:
+        entries.append((len(entries) + 1, uid, event))
+        whole.apply(*entries[-1])
+
+    for turn in range(240):
+        losses = {A: float(turn % 2), B: float(turn % 2 == 0)}
+        log(f"u{turn % 6}", events.Feedback(ARMS, losses))
+        if turn == 150:
+            log(None, change(2, "hedge", eta=0.5))
+        if turn % 7 == 0 and (news := whole.news()) is not None:
+            log(None, news)
+    assert sum(isinstance(event, events.Prior) for _, _, event in entries) >= 2
+    for cut in range(0, len(entries), 17):
+        first = learner_of("hedge")
+        for entry in entries[:cut]:
+            first.apply(*entry)
+        again = learner_of("static")
+        again.unpack(first.pack())
+        for uid, user in first.users:
+            assert user.experience is not None
+            again.admit(uid, user.experience.pack())
+        for entry in entries:
+            again.apply(*entry)
+        assert again.pack() == whole.pack()
+        for uid, user in whole.users:
+            other = again.users.get(uid)
+            assert other is not None
+            assert again.state_for(other) == whole.state_for(user)
+
+
+def test_a_user_who_left_memory_is_counted_when_they_return() -> None:
+    learner = learner_of("hedge")
+    differing(learner, 3, users=6)
+    user = learner.users.get("u0")
+    assert user is not None and user.experience is not None and user.suits is not None
+    kept = user.experience.pack()
+    learner.users.remove("u0")
+    again = learner.admit("u0", kept)
+    assert again.suits is None
+    learner.apply(100, "u0", events.Feedback(ARMS, {A: 0.0, B: 1.0}))
+    assert again.suits is not None and sum(again.suits[1].values()) == pytest.approx(1)

@@ -27,7 +27,7 @@ from clipper.learning.learner import Learner
 from clipper.learning.service import Learning
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, PolicySettings
-from clipper.selection import registry
+from clipper.selection import crowd, registry
 from clipper.selection.policy import Options, SingleChoice
 from clipper.store.base import AppendDone, Chunk, Entry, Person
 from clipper.store.memory import MemoryStore
@@ -48,6 +48,11 @@ POLICIES = [
     PolicySettings("discounted_ucb"),
     PolicySettings("linucb", {"features": 2}),
     PolicySettings("squarecb", {"features": 3}),
+]
+HEDGES = [
+    PolicySettings("hedge"),
+    PolicySettings("hedge", {"prior": 2.0}),
+    PolicySettings("hedge", {"share": 0.0}),
 ]
 
 
@@ -156,9 +161,20 @@ class Life:
         self.feedback = Feedback(application, self.learning, ids, clock)
 
     def give(self, uid: str | None, arm: int, loss: float, key: str | None = None) -> None:
+        self._give({ARMS[arm]: loss}, uid, arm, loss, key)
+
+    def label(self, uid: str | None, arm: int, loss: float) -> None:
+        """What tells the losses of all: this arm's, and of each other one what is left."""
+        losses = dict.fromkeys(ARMS, 1.0 - loss) | {ARMS[arm]: loss}
+        self._give(losses, uid, arm, loss, None)
+
+    def _give(
+        self, losses: dict[str, float], uid: str | None, arm: int, loss: float,
+        key: str | None,
+    ) -> None:  # fmt: skip
         event = events.Feedback(
             arms=ARMS,
-            losses={ARMS[arm]: loss},
+            losses=losses,
             chosen=(ARMS[arm],),
             propensity=0.5,
             loss=loss,
@@ -238,8 +254,12 @@ steps = st.one_of(
         st.floats(0, 1, allow_subnormal=False),
     ),
     st.tuples(st.just("give"), uids, st.integers(0, 2), st.sampled_from([0.0, 1.0])),
+    st.tuples(st.just("label"), uids, st.integers(0, 2), st.sampled_from([0.0, 0.2])),
     st.tuples(st.just("again"), uids),
     st.tuples(st.just("policy"), st.sampled_from(POLICIES)),
+    st.tuples(st.just("policy"), st.sampled_from(HEDGES)),
+    st.tuples(st.just("news")),
+    st.tuples(st.just("prior"), st.integers(0, 1), st.floats(0, 8)),
     st.tuples(st.just("halt"), st.sampled_from(ARMS)),
     st.tuples(st.just("load"), st.sampled_from(UIDS)),
     st.tuples(st.just("forget"), st.sampled_from(UIDS)),
@@ -256,6 +276,15 @@ async def run(life: Life, step: tuple[Any, ...]) -> None:
     match step:
         case "give", uid, arm, loss:
             life.give(uid, arm, loss)
+        case "label", uid, arm, loss:
+            life.label(uid, arm, loss)
+        case ("news",):
+            life.learning.tick()
+        case "prior", ago, rate:
+            generation = life.learner.generation - ago
+            weights = {ARMS[0]: rate / 8, "gone:1#4": 0.0}
+            prior = events.Prior(generation, rate, weights)
+            life.learning._log(life.learner, prior, None, lambda error: None)
         case "again", uid:
             life.give(uid, 0, 0.5, key="once")
         case "policy", policy:
@@ -350,10 +379,13 @@ async def on_disk(directory: Path, script: list[tuple[Any, ...]], in_memory: int
 
 
 @pytest.fixture(autouse=True)
-def one_user_in_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "SLICE", 1)
     monkeypatch.setattr(service, "PAGE", 2)
     monkeypatch.setattr(service.logger, "disabled", True)
+    # a script has few users
+    monkeypatch.setattr(crowd, "LEAST_JUDGED", 2)
+    monkeypatch.setattr(crowd, "LEAST_USERS", 2)
 
 
 scripts = st.lists(steps, min_size=5, max_size=60)
@@ -376,6 +408,22 @@ def test_what_was_learned_is_a_fold_of_the_log(
 def test_so_it_is_on_disk(script: list[tuple[Any, ...]], in_memory: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(on_disk(Path(directory), script, in_memory))
+
+
+labels = st.tuples(
+    st.just("label"), st.sampled_from(UIDS), st.integers(0, 2), st.sampled_from([0.0, 0.2])
+)
+news = st.sampled_from(
+    [("news",), ("crash",), ("settle",), ("save",), ("policy", HEDGES[1])]
+)
+
+
+@settings(allow, max_examples=100)
+@given(st.lists(labels | labels | news, min_size=10, max_size=60), st.integers(1, 3))
+def test_what_was_found_of_users_is_a_part_of_the_fold(
+    script: list[tuple[Any, ...]], in_memory: int
+) -> None:
+    asyncio.run(Slowly(in_memory).live([("policy", HEDGES[0]), ("settle",), *script]))
 
 
 # -- moments -----------------------------------------------------------------------------
@@ -514,6 +562,65 @@ def test_an_arm_is_taken_out_once_the_log_takes_it(
     fake_loop.advance(service.RETRY_SECONDS)
     fake_loop.turn()
     assert learner.halted == {ARMS[0]: "why"} and told == [1]
+
+
+async def tell_apart(lives: Slowly, rounds: int = 5) -> None:
+    """Two users whom two arms suit."""
+    for _ in range(rounds):
+        await do(lives, ("label", "ann", 0, 0.0), ("label", "bob", 1, 0.0), ("settle",))
+
+
+async def priors(log: MemoryStore) -> list[events.Prior]:
+    found = [events.decode(entry.body) for _, entry in await log.entries(NUMBER, 0, 1000)]
+    return [event for event in found if isinstance(event, events.Prior)]
+
+
+async def test_what_was_found_of_users_is_logged_and_back_after_a_restart(
+    slowly: Slowly,
+) -> None:
+    await do(slowly, ("policy", HEDGES[0]), ("settle",))
+    await tell_apart(slowly)
+    await do(slowly, ("news",))
+    assert "prior" not in slowly.life.learner.population.state  # it is on its way
+    await do(slowly, ("news",), ("settle",), ("news",), ("settle",))
+    (said,) = await priors(slowly.log)
+    expected = [said.rate, said.weights]
+    assert said.rate > 0 and slowly.life.learner.population.state["prior"] == expected
+    await check(slowly.life)
+    for step in (("crash",), ("save",), ("settle",), ("crash",)):
+        await do(slowly, step)
+        assert slowly.life.learner.population.state["prior"] == expected
+    await check(slowly.life)
+
+
+async def test_a_prior_that_comes_after_its_policy_changes_nothing(slowly: Slowly) -> None:
+    await do(slowly, ("policy", HEDGES[0]), ("settle",))
+    await tell_apart(slowly)
+    await do(slowly, ("policy", HEDGES[1]), ("news",), ("settle",))
+    (said,) = await priors(slowly.log)
+    assert said.generation == slowly.life.learner.generation - 1
+    assert "prior" not in slowly.life.learner.population.state
+    await do(slowly, ("crash",), ("settle",))
+    assert "prior" not in slowly.life.learner.population.state
+    await check(slowly.life)
+
+
+async def test_what_the_log_did_not_take_is_said_again(
+    slowly: Slowly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await do(slowly, ("policy", HEDGES[0]), ("settle",))
+    await tell_apart(slowly)
+    later: list[tuple[float, Callable[[], None]]] = []
+    learning = slowly.life.learning
+    monkeypatch.setattr(learning, "_call_later", lambda *call: later.append(call))
+    await do(slowly, ("news",), ("fail",), ("news",), ("settle",))
+    assert not await priors(slowly.log)
+    ((seconds, again),) = later
+    assert seconds == service.RETRY_SECONDS
+    again()
+    await do(slowly, ("news",), ("settle",))
+    assert len(await priors(slowly.log)) == 1 and len(later) == 1
+    await check(slowly.life)
 
 
 async def test_a_restart_finds_a_policy_that_was_not_logged(slowly: Slowly) -> None:

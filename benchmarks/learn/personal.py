@@ -1,15 +1,20 @@
 """The Clipper paper's figure 10: how soon a new user gets the models that suit them.
 
 The default ensemble, with a state for each user, learns as the server's does: the
-population's state comes from users who were there before. New users give feedback; every
-now and then the errors on other images of theirs are counted, by the weights they then
-have.
+population's state comes from users who were there before, and so does the prior of new
+ones: whether users differ, and how many of them each model suits. New users give feedback,
+from which the prior goes on being learned; every now and then the errors on other images of
+theirs are counted, by the weights they then have. Lanes without a prior go by a user's own
+labels alone.
+
+A label says how probable each model held it, or, where models answer with labels, only
+which of them were right: one bit of each.
 
 One feedback is the label of one image. The paper's was on a whole utterance, of some
 dozens of phonemes; so the same is also told of lines of ten digits.
 
 Whoever has something to win by a state of their own may have something to lose: the
-control is of users who are all alike.
+control is of users who are all alike, who should be found to be so.
 """
 
 from __future__ import annotations

@@ -193,6 +193,20 @@ def test_a_users_own_labels_count_for_that_user() -> None:
     assert users.error("second", second) == 0.0
 
 
+def test_users_are_asked_for_what_they_have_in_common() -> None:
+    stream = answers(400)
+    losses = {}
+    for prior in (8.0, 0.0):
+        users = Users(graded.ARMS, 10, pooled=True, prior=prior)
+        for index in range(400):
+            users.tell(f"u{index % 8}", stream, index)
+        state = users._learner.population.state
+        losses[prior] = users.error("u0", stream)
+        assert ("prior" in state) is (prior > 0)
+        assert users._entries > 400 if prior else users._entries == 400
+    assert losses[8.0] <= losses[0.0] + 0.05
+
+
 # -- streams ---------------------------------------------------------------------------
 
 

@@ -89,6 +89,7 @@ class Learner:
         elif isinstance(event, PolicyChange):
             self.set_policy(event.generation, event.settings)
             self.population.adopt(self.policy)
+            self._recall()
             self.halted = {}
         elif event.generation != self.generation:
             pass  # it was of a policy that is gone
@@ -131,6 +132,13 @@ class Learner:
         user.suits = (users, users.count(own, arms, before))
         self.arms = arms
 
+    def _recall(self) -> None:
+        if self.crowd is None or self.population.policy != self.policy.name:
+            return
+        prior = self.policy.prior_of(self.population.state)
+        if prior is not None:
+            self.crowd.recall(prior)
+
     def news(self) -> Prior | None:
         """What the log should hold of the users, if it does not yet."""
         if self.crowd is None or self.missing is not None:
@@ -163,6 +171,7 @@ class Learner:
         )
         self.set_policy(generation, settings)
         self.population = Experience.unpack(population)
+        self._recall()
         self.version += 1
 
     # -- what follows from it -----------------------------------------------------------

@@ -7,8 +7,9 @@ piece of feedback of a user it notes what would have been lost by everybody's we
 by the user's own losses at several rates over a prior of how many users each arm suits
 (empirical Bayes; the prior by the steps of EM, Dempster, Laird and Rubin 1977).
 
-A crowd lives beside the fold and forgets with the process. What it finds is an entry of the
-log (clipper.learning.events.Prior), so that what follows from it is a fold again.
+A crowd lives beside the fold and goes with the process. What it finds is an entry of the
+log (clipper.learning.events.Prior), so that what follows from it is a fold again, and so
+that the next crowd has something to begin with.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ LEAST_USERS = 5
 # What was lost is forgotten over so many pieces of feedback, users over so many users.
 JUDGED = 5_000
 USERS = 5_000
+
+# What a crowd before this one said counts for so many users.
+RECALLED = 100.0
 
 _SMOOTH = 1.0  # users, spread evenly over the arms
 
@@ -75,6 +79,12 @@ class Crowd:
         self._suits: dict[Arm, float] = {}
         self._users = 0
         self._said: Prior | None = None
+
+    def recall(self, prior: Prior) -> None:
+        """Begin with what another crowd said of the same users, so that the first few who
+        come now are not taken for all."""
+        self._said = prior
+        self._suits = {arm: RECALLED * share for arm, share in prior.weights.items()}
 
     def judge(self, population: State, own: State, seen: Observation) -> None:
         """Note what would have been lost on feedback that is about to be learned from."""

@@ -126,10 +126,9 @@ class Hedge(Ensemble):
         prior: float = self.options.prior
         if not own["totals"]:
             return population if prior else own
-        learned = population.get("prior")
+        learned = self.prior_of(population)
         if prior and learned is not None:
-            rate, weights = learned
-            return self.blend_by(own, Prior(rate, weights)) if rate else population
+            return self.blend_by(own, learned) if learned.rate else population
         arms = list(own["losses"] | population["losses"])
         rate = self.rate(len(arms))
         losses = settle([own["losses"].get(arm) for arm in arms], rate)
@@ -151,6 +150,9 @@ class Hedge(Ensemble):
     def with_prior(self, state: State, prior: Prior) -> State:
         state["prior"] = [prior.rate, dict(prior.weights)]
         return state
+
+    def prior_of(self, state: State) -> Prior | None:
+        return Prior(*state["prior"]) if "prior" in state else None
 
     def has_evidence(self, own: State) -> bool:
         return bool(own["totals"])

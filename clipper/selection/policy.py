@@ -191,6 +191,10 @@ class SelectionPolicy(ABC):
         """The population's state under another prior of its users."""
         return state
 
+    def prior_of(self, state: State) -> Prior | None:
+        """What `with_prior` said last of the population's users."""
+        return None
+
     def begin(self, totals: Mapping[Arm, Total]) -> State:
         """The state to start from where another policy has been at work before."""
         return self.init()

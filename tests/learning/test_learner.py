@@ -211,16 +211,28 @@ def test_a_prior_of_an_earlier_policy_changes_nothing() -> None:
         assert learner.news() is None  # the crowd of another policy has seen nobody
 
 
+def recalled(learner: Learner) -> dict[str, float]:
+    """What a crowd that has seen nobody makes of the users."""
+    assert learner.crowd is not None
+    suits = learner.crowd._suits
+    return {arm: users / sum(suits.values()) for arm, users in suits.items()}
+
+
 def test_new_options_keep_the_prior_and_another_policy_does_not() -> None:
     learner = learner_of("hedge")
     prior = events.Prior(1, 2.0, {A: 0.75, B: 0.25})
     learner.apply(1, None, prior)
     learner.apply(2, None, change(2, "hedge", eta=0.1))
     assert learner.population.state["prior"] == [2.0, prior.weights]
+    assert recalled(learner) == prior.weights
+    again = learner_of("static")
+    again.unpack(learner.pack())
+    assert recalled(again) == prior.weights
     learner.apply(3, None, change(3, "ucb1"))
     learner.apply(4, None, events.Prior(3, 2.0, {A: 1.0}))  # one that has no use for it
     learner.apply(5, None, change(4, "hedge"))
     assert "prior" not in learner.population.state
+    assert learner.crowd is not None and not learner.crowd._suits
 
 
 def test_a_prior_that_comes_first_finds_the_state_of_its_policy() -> None:
@@ -273,8 +285,9 @@ def test_the_fold_with_priors_is_the_same_from_any_cut() -> None:
         whole.apply(*entries[-1])
 
     for turn in range(240):
-        losses = {A: float(turn % 2), B: float(turn % 2 == 0)}
-        log(f"u{turn % 6}", events.Feedback(ARMS, losses))
+        wrong = float(turn % 2 and turn < 160)  # those who come later are alike
+        uid = f"u{turn % 6}" if turn < 160 else f"w{turn % 12}"
+        log(uid, events.Feedback(ARMS, {A: wrong, B: 1 - wrong}))
         if turn == 150:
             log(None, change(2, "hedge", eta=0.5))
         if turn % 7 == 0 and (news := whole.news()) is not None:

@@ -403,7 +403,10 @@ class PolicyContract:
             return
         state, own = data.draw(self.states(policy)), data.draw(self.states(policy))
         before = [shares(policy, state, ARMS, each) for each in self.features(policy)]
-        state = policy.with_prior(state, data.draw(PRIORS))
+        said = data.draw(PRIORS)
+        assert policy.prior_of(state) is None
+        state = policy.with_prior(state, said)
+        assert policy.prior_of(state) == said
         after = [shares(policy, state, ARMS, each) for each in self.features(policy)]
         assert after == before
         for seen in data.draw(st.lists(self.observations(policy), max_size=5)):

@@ -213,6 +213,25 @@ def test_users_who_leave_memory_are_counted_anew_and_not_for_ever() -> None:
         assert town.shares()[arm] == pytest.approx(before[arm], abs=0.1)
 
 
+def test_after_a_restart_the_first_users_are_not_taken_for_all() -> None:
+    true = {A: 0.6, B: 0.3, C: 0.1}
+    town = mixed(200, true)
+    (*_, said), town.said = town.said, []
+    made = town.policy.make_crowd()
+    assert made is not None
+    town.crowd, town.suits = made, {}
+    town.crowd.recall(said)
+    town.listen()
+    assert not town.said
+    for turn in range(20):
+        for number in range(6):
+            town.live(f"v{number}", C, 1)
+        town.listen()
+        assert turn < 15 or town.said
+    for _, weights in town.said:
+        assert all(weights[arm] == pytest.approx(true[arm], abs=0.15) for arm in ARMS)
+
+
 # What it says
 
 

@@ -286,7 +286,7 @@ def test_the_fold_with_priors_is_the_same_from_any_cut() -> None:
 
     for turn in range(240):
         wrong = float(turn % 2 and turn < 160)  # those who come later are alike
-        uid = f"u{turn % 6}" if turn < 160 else f"w{turn % 12}"
+        uid = f"u{turn % 6}" if turn < 160 else f"w{turn % 4}"
         log(uid, events.Feedback(ARMS, {A: wrong, B: 1 - wrong}))
         if turn == 150:
             log(None, change(2, "hedge", eta=0.5))

@@ -131,7 +131,8 @@ class Said:
         for arm in event.chosen:
             assert answer_of(_name(arm), asked.x) == asked.output
         if event.reward is not None:
-            assert event.loss == 1.0 - event.reward
+            # nothing is known of the members of an ensemble whose decision is lost
+            assert event.loss == (None if lost else 1.0 - event.reward)
             self._check_rewarded(event, asked)
         else:
             assert event.loss == (None if lost else float(event.label != asked.output))

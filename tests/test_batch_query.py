@@ -39,7 +39,11 @@ class Receiver:
 def make(rows: int) -> tuple[BatchQuery, Receiver, Counts]:
     counts, receiver = Counts(), Receiver()
     anything: Any = counts
-    return BatchQuery(anything, receiver, anything, Subject(), 0.0, 1.0, rows), receiver, counts
+    return (
+        BatchQuery(anything, receiver, anything, Subject(), 0.0, 1.0, rows),
+        receiver,
+        counts,
+    )
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))

@@ -28,6 +28,10 @@ RATES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 LEAST_JUDGED = 50
 LEAST_USERS = 5
 
+# Of those that come after so many, one in SAMPLED is judged.
+SURE = 500
+SAMPLED = 8
+
 # What was lost is forgotten over so many pieces of feedback, users over so many users.
 JUDGED = 5_000
 USERS = 5_000
@@ -71,11 +75,11 @@ class Crowd:
 
     def __init__(self, policy: Blending) -> None:
         self._policy = policy
-        # All mutable state: what was lost at each rate, and how often that was known so
-        # far; how many users each arm suits, and how many there were so far; and what was
-        # said last.
+        # All mutable state: what was lost at each rate, how often that was judged so far,
+        # and could have been; how many users each arm suits, and how many there were so
+        # far; and what was said last.
         self._lost = [0.0] * len(RATES)
-        self._judged = 0
+        self._judged = self._met = 0
         self._suits: dict[Arm, float] = {}
         self._users = 0
         self._said: Prior | None = None
@@ -91,6 +95,9 @@ class Crowd:
         arms = [arm for arm in seen.arms if arm in seen.losses]
         if len(arms) < 2 or not self._policy.has_evidence(own):
             return  # nothing can be told apart
+        self._met += 1
+        if self._judged >= SURE and self._met % SAMPLED:
+            return  # it takes longer than all the rest of feedback
         losses = [seen.losses[arm] for arm in arms]
         shares = self._shares(arms)
         right_or_wrong = all(loss in (0.0, 1.0) for loss in losses)

@@ -65,6 +65,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.longest = 0.0
         self.turns = 0
         self.failures: list[dict[str, Any]] = []
+        self.spawned: list[Any] = []  # nothing here learns, so nothing comes
         self._soon: deque[Handle] = deque()
         self._later: list[tuple[float, int, Handle]] = []
         self._ticket = count()

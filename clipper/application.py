@@ -304,16 +304,25 @@ class Application:
         return panel
 
     def ask(
-        self, model: Model, row: Row, deadline: float, waiter: Waiter, cache: bool = True
+        self,
+        model: Model,
+        row: Row,
+        deadline: float,
+        waiter: Waiter,
+        cache: bool = True,
+        background: bool = False,
     ) -> Job | None:
-        """One row of one model, through the cache. The waiter is told once; None if it
-        was told already."""
+        """One row of one model, through the cache; with `background`, when there is
+        nothing better to do. The waiter is told once; None if it was told already."""
         if not model.connected:
             waiter.job_done(NO_MODEL)
             return None
         if not (cache and self.caching):
             job = Job(row.payload, row.shape, deadline, waiter)
-            model.submit(job)
+            if background:
+                model.background.submit(job)
+            else:
+                model.submit(job)
             return job
         key = cache_key(model.prefix, *row)
         hit = (
@@ -324,7 +333,7 @@ class Application:
         if hit is not None:
             waiter.job_done(hit)
             return None
-        return self._join_or_start(model, key, row, deadline, waiter)
+        return self._join_or_start(model, key, row, deadline, waiter, background)
 
     def submit_batch(
         self,
@@ -438,17 +447,26 @@ class Application:
         return model
 
     def _join_or_start(
-        self, model: Model, key: bytes, row: Row, deadline: float, waiter: Waiter
+        self,
+        model: Model,
+        key: bytes,
+        row: Row,
+        deadline: float,
+        waiter: Waiter,
+        background: bool = False,
     ) -> Job:
         """Single flight: wait for the evaluation of this key, or begin it."""
         job = self._cache.join(key)
         if job is not None:
             if job.join(waiter, deadline):
-                model.intake.promote(job)
+                model.promote(job)
             return job
         job = Job(row.payload, row.shape, deadline, waiter, key, model)
         self._cache.begin(key, job)
-        model.submit(job)
+        if background:
+            model.background.submit(job)
+        else:
+            model.submit(job)
         return job
 
     # -- answers ------------------------------------------------------------------------

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # first.
 SECONDS = 10.0
 
-EvaluationDone = Callable[[dict[Arm, bytes | str]], None]
+# Told what the arms answered, and why one of the others did not.
+EvaluationDone = Callable[[dict[Arm, bytes | str], RowError | None], None]
 
 
 class Evaluation:
@@ -32,20 +33,24 @@ class Evaluation:
         done: EvaluationDone,
     ) -> None:
         self.source = application
-        # All mutable state: what is in, and how many are out.
+        # All mutable state: what is in, the last failure, and how many are out.
         self._outputs: dict[Arm, bytes | str] = {}
+        self._failure: RowError | None = None
         self._left = len(models) + 1
         self._done = done
         for arm, model in models.items():
-            application.ask(model, row, now + SECONDS, _Seat(self, arm))
+            seat = _Seat(self, arm)
+            application.ask(model, row, now + SECONDS, seat, background=True)
         self.in_(None, None)
 
     def in_(self, arm: Arm | None, output: Output | None) -> None:
         self._left -= 1
-        if arm is not None and output is not None and not isinstance(output, RowError):
+        if isinstance(output, RowError):
+            self._failure = output
+        elif arm is not None and output is not None:
             self._outputs[arm] = output
         if not self._left:
-            self._done(self._outputs)
+            self._done(self._outputs, self._failure)
 
 
 class _Seat:

@@ -21,7 +21,9 @@ from clipper.errors import (
     ClipperError,
     Conflict,
     InvalidInput,
+    ModelFailed,
     NotFound,
+    Overloaded,
     PayloadTooLarge,
     ResendInput,
     StoreError,
@@ -228,10 +230,10 @@ class Feedback:
         decision: Decision,
         done: FeedbackDone,
     ) -> None:
-        def evaluated(outputs: dict[Arm, bytes | str]) -> None:
+        def evaluated(outputs: dict[Arm, bytes | str], failure: RowError | None) -> None:
             try:
                 if not outputs:
-                    raise Unavailable("no model could evaluate the input of the feedback")
+                    raise _not_evaluated(failure)
                 if decision.chosen and decision.answer is None:
                     decision.answer = outputs.get(decision.chosen[0])
                 event = self._event(item, decision, outputs)
@@ -260,10 +262,10 @@ class Feedback:
         row = item.row
         digest = hashlib.blake2b(row.payload, digest_size=16).hexdigest()
 
-        def evaluated(outputs: dict[Arm, bytes | str]) -> None:
+        def evaluated(outputs: dict[Arm, bytes | str], failure: RowError | None) -> None:
             try:
                 if not outputs:
-                    raise Unavailable("no model could evaluate the input of the feedback")
+                    raise _not_evaluated(failure)
                 event = self._said(item)
                 event.arms, event.input = tuple(arms), digest
                 event.policy = self._learner.generation
@@ -450,6 +452,17 @@ def _key(token: QueryToken) -> str:
 
 def _resend(why: str) -> ResendInput:
     return ResendInput(f"{why}; send the feedback again with the query's input and context")
+
+
+def _not_evaluated(failure: RowError | None) -> ClipperError:
+    """Why feedback that needs an output was not taken."""
+    if failure is None or failure.code in ("no_model", "unavailable"):
+        return Unavailable("no model can evaluate the input of the feedback at present")
+    if failure.code in ("overloaded", "deadline_exceeded"):
+        return Overloaded("the models have no time to evaluate the input of the feedback")
+    return ModelFailed(
+        f"no model could evaluate the input of the feedback: {failure.cause}"
+    )
 
 
 def _told(error: Exception | None) -> ClipperError:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from clipper.background import Background
 from clipper.batching.controller import BatchController
 from clipper.batching.dispatcher import Dispatcher
 from clipper.batching.job import Block, Job
@@ -82,6 +83,7 @@ class Model:
             on_change=self._replicas_changed,
         )
         self.intake = self.dispatcher.intake
+        self.background = Background(self.dispatcher, clock.now)
         self.submit: Callable[[Job | Block], None] = self.intake.submit
         # All mutable state beside the above: whether a replica answers or is expected to
         # (kept, because every query asks), and whether the version is on its way out.
@@ -110,6 +112,11 @@ class Model:
         kept = None if isinstance(output, RowError) or self.stopped else output
         self._cache.finish(job.key, job, kept)
 
+    def promote(self, job: Job) -> None:
+        """A waiter with an earlier deadline joined the job."""
+        if not self.background.promote(job):
+            self.intake.promote(job)
+
     async def stop(self, drain_seconds: float) -> None:
         """Answer what was accepted, within the bound, and end the workers."""
         self.stopped = True
@@ -118,6 +125,7 @@ class Model:
             await self.dispatcher.drain(drain_seconds)
         await self.replicas.stop(drain_seconds)
         self.dispatcher.close(STOPPED)
+        self.background.close(STOPPED)
 
     def _replicas_changed(self) -> None:
         state = self.replicas.state
@@ -127,6 +135,7 @@ class Model:
             self.dispatcher.reopen()
         elif not self.stopped:
             self.dispatcher.close(NO_REPLICA)
+            self.background.close(NO_REPLICA)
         if self.connected != before:
             self._on_connection(self)
         logger.info("%s is %s, %d replicas live", self.id, state.value, self.replicas.live)

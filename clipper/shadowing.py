@@ -74,7 +74,7 @@ class Shadowed:
                 continue  # nothing to compare with
             for arm, model in choice.shadows:
                 seat = _Seat(application, arm, output, now)
-                application.ask(model, row, now + SECONDS, seat)
+                application.ask(model, row, now + SECONDS, seat, background=True)
 
 
 class _Seat:

@@ -24,7 +24,11 @@ class Jury:
     def evaluate(self, value: float = 1) -> None:
         now = self.house.clock.now()
         arms = self.application.arms
-        Evaluation(self.application, row(value), arms, now, self.told.append)
+
+        def told(outputs: dict[str, Any], failure: RowError | None) -> None:
+            self.told.append(outputs)
+
+        Evaluation(self.application, row(value), arms, now, told)
         self.house.loop.turn()
 
     def answer(self, model: Model, output: Any = b"1") -> None:

@@ -29,7 +29,7 @@ LAYERS = (
     ("layout", "eviction"),
     ("batching", "selection", "workers", "store", "cache", "deadlines", "query_id"),
     ("registration", "rendering", "learning", "client"),
-    ("choosing", "guarding", "attainment"),
+    ("choosing", "guarding", "attainment", "background"),
     ("model", "query"),
     ("panel", "evaluation"),
     ("shadowing",),

@@ -1,0 +1,87 @@
+"""Work for a model that has time: evaluations for feedback's sake, and shadows.
+
+A few rows at a time are in the model's queue, as many as take a small part of its
+objective; the others wait here. So a query finds hardly anything before it, in the queue or
+in service, however much there is to evaluate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from clipper.batching.dispatcher import Dispatcher
+from clipper.batching.job import EXPIRED, Job
+from clipper.values import Output, RowError
+
+# The part of the objective that the rows in the queue may take, all together.
+PART = 8
+
+MOST = 2_000  # rows that wait
+
+FULL = RowError("overloaded", "Too many evaluations at low priority wait for the model")
+
+
+class Background:
+    """Low priority work of one model."""
+
+    def __init__(self, dispatcher: Dispatcher, now: Callable[[], float]) -> None:
+        self._dispatcher = dispatcher
+        self._now = now
+        # All mutable state: jobs that wait, and how many are with the dispatcher.
+        self._waiting: deque[Job] = deque()
+        self._out = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def source(self) -> object:
+        return self
+
+    def submit(self, job: Job) -> None:
+        """Take a job. It is evaluated when there is room, or settled as too late."""
+        if len(self._waiting) >= MOST:
+            job.fail(FULL)
+            return
+        self._waiting.append(job)
+        if not self._out or len(self._waiting) == 1:
+            self._feed()
+
+    def promote(self, job: Job) -> bool:
+        """A query joined the job: if it waits here, it waits no more."""
+        if job.queued or not self._waiting or job not in self._waiting:
+            return False
+        self._waiting.remove(job)
+        self._dispatcher.intake.submit(job)
+        return True
+
+    def close(self, error: RowError) -> None:
+        """Nobody will evaluate what waits."""
+        waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            job.fail(error)
+
+    def job_done(self, output: Output) -> None:
+        """One of those in the queue is over."""
+        self._out -= 1
+        if not self._out:
+            self._feed()
+
+    def _feed(self) -> None:
+        now, room = self._now(), self._room()
+        while self._waiting and self._out < room:
+            job = self._waiting.popleft()
+            if job.expires <= now:
+                job.fail(EXPIRED)
+                continue
+            self._out += 1
+            job.join(self, job.deadline)
+            self._dispatcher.intake.submit(job)
+
+    def _room(self) -> int:
+        controller = self._dispatcher.controller
+        latency = controller.latency
+        if latency is None or not latency.known:
+            return 1
+        return max(1, latency.rows_within(controller.objective / PART, controller.cap))

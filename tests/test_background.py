@@ -61,7 +61,7 @@ def _two(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_two")
 async def test_a_few_rows_at_a_time_are_in_the_queue(beside: Beside) -> None:
     seats = beside.give(*range(5))
-    for _ in range(5):
+    for _ in range(9):
         beside.wait(0.02)  # a batch may wait to become fuller
         if beside.replica.batches:
             beside.answer()

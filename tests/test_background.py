@@ -49,7 +49,9 @@ async def beside(
     clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
 ) -> Beside:
     monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-    return Beside(House(clock, fake_loop), cache=False)
+    beside = Beside(House(clock, fake_loop), cache=False)
+    beside.model.dispatcher._alarm._call_later = fake_loop.call_later
+    return beside
 
 
 @pytest.fixture

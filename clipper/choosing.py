@@ -6,9 +6,10 @@ a choice, with the maker of its query ids, once for each arm of it.
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,12 @@ from clipper.selection.policy import (
     generation_of,
     model_of,
 )
+from clipper.selection.registry import check_weights
 
 if TYPE_CHECKING:
     from clipper.model import Model
+
+logger = logging.getLogger(__name__)
 
 # How many seconds a user's choices may follow from an older state of the population. Their
 # own feedback counts at once.
@@ -126,6 +130,7 @@ class Chooser:
         self._open_models: tuple[Model, ...] = ()
         self._compiled: _Compiled | None = None
         self._epoch = 0
+        self._failed = ""  # the policy of which it was told that it fails
 
     def set_arms(self, models: Mapping[Arm, Model]) -> None:
         self._models = dict(models)
@@ -216,18 +221,49 @@ class Chooser:
 
     def _compile(self, user: User | None, now: float) -> _Compiled:
         learner, arms = self._learner, self._open()
-        policy, state = learner.policy, learner.state_for(user)
+        policy = learner.policy
         if isinstance(policy, Ensemble):
-            compiled = _Compiled(None, arms, list(policy.weights(state, arms)), (), now)
+            weights = self._weights(lambda: policy.weights(learner.state_for(user), arms))
+            compiled = _Compiled(None, arms, weights, (), now)
         else:
             assert isinstance(policy, SingleChoice)
-            odds = Odds(policy.probabilities(state, arms, None))
+            odds = self._odds(
+                lambda: policy.probabilities(learner.state_for(user), arms, None)
+            )
             shadows = tuple((arm, self._models[arm]) for arm in policy.shadows(arms))
             compiled = _Compiled(odds, arms, odds.probabilities, shadows, now)
         compiled.population = learner.version
         compiled.user = -1 if user is None else user.version
         compiled.epoch = self._epoch
         return compiled
+
+    def _odds(self, ask: Callable[[], Sequence[float]]) -> Odds:
+        """The policy's odds; those of the first arm alone if it fails to give any."""
+        count = len(self._open())
+        try:
+            found = ask()
+            if len(found) != count:
+                raise ValueError(f"{len(found)} probabilities of {count} arms")
+            return Odds(found)
+        except Exception:
+            self._complain()
+            return Odds([1.0] + [0.0] * (count - 1))
+
+    def _weights(self, ask: Callable[[], Sequence[float]]) -> list[float]:
+        """An ensemble's weights; equal ones if it fails to give any."""
+        count = len(self._open())
+        try:
+            return check_weights(ask(), count)
+        except Exception:
+            self._complain()
+            return [1.0] * count
+
+    def _complain(self) -> None:
+        """Tell once that a policy of somebody's own fails: answers go on without it."""
+        name = self._learner.policy.name
+        if self._failed != name:
+            self._failed = name
+            logger.exception("policy %s failed to choose; it is done without", name)
 
     def _draw(self, compiled: _Compiled) -> Choice:
         index = bisect_right(compiled.bounds, self._random())
@@ -246,7 +282,9 @@ class Chooser:
         learner, arms = self._learner, self._open()
         policy = learner.policy
         assert isinstance(policy, SingleChoice)
-        odds = Odds(policy.probabilities(learner.population.state, arms, context))
+        odds = self._odds(
+            lambda: policy.probabilities(learner.population.state, arms, context)
+        )
         index = bisect_right(odds.bounds, self._random())
         propensity = as_logged(odds.probabilities[index])
         stamp = self._ids.stamp_once(

@@ -18,6 +18,7 @@ from clipper.learning.learner import Learner
 from clipper.query_id import QueryIds
 from clipper.records import PolicySettings
 from clipper.selection.policy import Arm, Subject, generation_of
+from clipper.selection.static import Static
 
 ARMS = ("a:1#1", "b:1#2", "c:1#3")
 
@@ -319,3 +320,29 @@ def test_what_is_fixed(
     policy: str, arms: tuple[Arm, ...], options: Any, fixed: bool
 ) -> None:
     assert Shop(policy, arms, **options).chooser.fixed is fixed
+
+
+class Moody(Static):
+    """Fails once it has learned something."""
+
+    name = "moody"
+    learns = True
+
+    def observe(self, state: Any, seen: Any) -> Any:
+        return {"learned": True}
+
+    def probabilities(self, state: Any, arms: Any, context: Any) -> Any:
+        if state:
+            raise RuntimeError("not today")
+        return super().probabilities(state, arms, context)
+
+
+def test_a_policy_that_fails_is_done_without(caplog: pytest.LogCaptureFixture) -> None:
+    shop = Shop("static")
+    shop.learner.policy = Moody()
+    shop.chooser.forget()
+    shop.learner.population.state = {"learned": True}
+    for _ in range(3):
+        shop.learner.version += 1
+        assert shop.choose().arm == ARMS[0]
+    assert caplog.text.count("policy moody failed to choose") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,8 @@ from clipper.feedback import Feedback, Item
 
 if TYPE_CHECKING:
     from clipper.feedback import FeedbackDone
+
+SLICE = 100  # pieces that are taken in one turn of the loop
 
 _ACCEPTED = {
     False: b'{"accepted":true,"duplicate":false}',
@@ -41,16 +44,25 @@ class Update:
         self._receiver: UpdateReceiver | None = receiver
 
     def begin(self, feedback: Feedback, items: Sequence[Item]) -> Update:
-        """Take every item; each is accepted or refused by itself."""
-        for index, item in enumerate(items):
+        """Take every item; each is accepted or refused by itself. Long lists are taken in
+        slices, so that queries go between."""
+        if items:
+            self._take(feedback, items, 0)
+        elif self._receiver is not None:
+            self._receiver.update_settled(self)
+        return self
+
+    def _take(self, feedback: Feedback, items: Sequence[Item], start: int) -> None:
+        end = start + SLICE
+        for index, item in enumerate(items[start:end], start):
             done: FeedbackDone = partial(self._done, index)
             try:
                 feedback.take(item, done)
             except ClipperError as error:
                 done(False, error)
-        if not items and self._receiver is not None:
-            self._receiver.update_settled(self)
-        return self
+        if end < len(items):
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._take, feedback, items, end)
 
     def cancel(self) -> None:
         """The client is gone. What it said is taken all the same."""

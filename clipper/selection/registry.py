@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from importlib import import_module
 
 import msgspec
 
 from clipper.errors import InvalidInput
 from clipper.records import PolicySettings
-from clipper.selection.policy import SelectionPolicy
+from clipper.selection.draw import Odds
+from clipper.selection.policy import Ensemble, SelectionPolicy, SingleChoice
 from clipper.values import check_name
 
 # Where each is found. Loaded when it is first asked for: most servers need one or two.
@@ -81,10 +84,36 @@ def make_policy(settings: PolicySettings) -> SelectionPolicy:
         options = msgspec.convert(settings.options, kind.Options)
     except msgspec.ValidationError as error:
         raise InvalidInput(_told(settings.name, str(error))) from None
-    policy = kind(options)
-    for name in policy.candidates(()):
+    try:
+        policy = kind(options)
+        named = policy.candidates(())
+        _try(policy)
+    except InvalidInput:
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"policy {settings.name} does not work: {error!r:.300}"
+        ) from error
+    for name in named:
         _check_arm(name)
     return policy
+
+
+def _try(policy: SelectionPolicy) -> None:
+    """A policy that fails at once must not become an application's."""
+    state, arms = policy.init(), ("some:1#1", "other:1#2")
+    if isinstance(policy, Ensemble):
+        check_weights(policy.weights(state, arms), len(arms))
+    elif isinstance(policy, SingleChoice) and not policy.contextual:
+        Odds(check_weights(policy.probabilities(state, arms, None), len(arms)))
+
+
+def check_weights(found: Sequence[float], count: int) -> list[float]:
+    """What a policy gave for `count` arms, as numbers. Raises ValueError if it is not."""
+    weights = [float(weight) for weight in found]
+    if len(weights) != count or not all(0 <= weight < math.inf for weight in weights):
+        raise ValueError(f"not {count} probabilities: {weights!r:.100}")
+    return weights
 
 
 def _told(name: str, message: str) -> str:

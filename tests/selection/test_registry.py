@@ -108,3 +108,34 @@ class Taken(Static):
 def test_what_is_no_policy_is_refused(policy: Any, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         add_policy(policy)
+
+
+class Broken(SingleChoice):
+    """Raises where it is told to."""
+
+    name = "broken"
+
+    def init(self) -> Any:
+        if self.fails == "init":
+            raise RuntimeError("nothing to begin with")
+        return {}
+
+    def observe(self, state: Any, seen: Any) -> Any:
+        return state
+
+    def probabilities(self, state: Any, arms: Any, context: Any) -> Any:
+        return {
+            "nan": [float("nan")] * 2,
+            "short": [1.0],
+            "none": None,
+            "zero": [0.0, 0.0],
+        }[self.fails]
+
+
+@pytest.mark.usefixtures("_forgets")
+@pytest.mark.parametrize("fails", ["init", "nan", "short", "none", "zero", "raise"])
+def test_a_policy_that_fails_at_once_is_refused(fails: str) -> None:
+    add_policy(Broken)
+    Broken.fails = fails  # type: ignore[attr-defined]
+    with pytest.raises(InvalidInput, match="policy broken does not work"):
+        make_policy(PolicySettings("broken"))

@@ -138,22 +138,6 @@ def _convert(line: Mapping[str, Any], kind: Any) -> Any:
         raise InvalidInput(f"a line of the log makes no sense: {error}") from None
 
 
-def parse_policy(text: str) -> PolicySettings:
-    """A policy in one line: its name, then options as key=value, where a value is JSON or,
-    failing that, text: ``hedge eta=0.1 share=0``."""
-    name, *words = text.split() or [""]
-    options: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not (key and equals):
-            raise InvalidInput(f"an option of a policy reads key=value, got {word!r:.60}")
-        try:
-            options[key] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            options[key] = value
-    return PolicySettings(name, options)
-
-
 def best(verdicts: Iterable[Verdict]) -> Verdict | None:
     """The policy of which the log says that it is better than what answered, the one by
     most; None if it says so of none."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import click
 import pytest
 
 from clipper import replay
+from clipper.cli.replay import parse_policy
 from clipper.errors import InvalidInput
 from clipper.records import PolicySettings
-from clipper.replay import Recording, best, parse_policy
+from clipper.replay import Recording, best
 
 ARMS = ["a:1#1", "b:1#2"]
 
@@ -124,5 +126,5 @@ def test_a_policy_in_one_line(text: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("text", ["hedge eta", "hedge =1"])
 def test_an_option_without_a_value_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="reads key=value"):
+    with pytest.raises(click.BadParameter, match="KEY=VALUE"):
         parse_policy(text)

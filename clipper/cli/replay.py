@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipper.cli.common import Target, json_option, print_json, print_table, server_options
+from clipper.cli.learning import parse_option
+from clipper.records import PolicySettings
 
 if TYPE_CHECKING:
     from clipper.replay import Recording, Verdict
@@ -60,7 +62,6 @@ def replay(
     is refused.
     """
     from clipper.errors import NotFound
-    from clipper.replay import parse_policy
 
     settings = [parse_policy(text) for text in policies]
     progress = _Progress(sys.stderr.isatty() and not as_json)
@@ -87,6 +88,12 @@ def replay(
         print_json({"app": app, "feedback": len(recording), "policies": verdicts})
     else:
         _print(recording, verdicts)
+
+
+def parse_policy(text: str) -> PolicySettings:
+    """A policy in one line: its name, then its options as `policy --option` takes them."""
+    name, *words = text.split() or [""]
+    return PolicySettings(name, dict(map(parse_option, words)))
 
 
 async def _fetch(clipper: Any, app: str, progress: _Progress) -> Recording:

@@ -96,12 +96,16 @@ class Crowd:
         if len(arms) < 2 or not self._policy.has_evidence(own):
             return  # nothing can be told apart
         self._met += 1
-        if self._judged >= SURE and self._met % SAMPLED:
-            return  # it takes longer than all the rest of feedback
+        counts = 1
+        if self._judged >= SURE:
+            # it takes longer than all the rest of feedback; one stands for those left out
+            counts = SAMPLED
+            if self._met % SAMPLED:
+                return
         losses = [seen.losses[arm] for arm in arms]
         shares = self._shares(arms)
         right_or_wrong = all(loss in (0.0, 1.0) for loss in losses)
-        keep = 1.0 - 1.0 / JUDGED
+        keep = (1.0 - 1.0 / JUDGED) ** counts
         for place, rate in enumerate(RATES):
             state = population
             if rate:
@@ -111,7 +115,7 @@ class Crowd:
             lost /= sum(weights)
             if right_or_wrong:  # the members vote, and the most weight is the answer
                 lost = float(lost > 0.5)
-            self._lost[place] = keep * self._lost[place] + lost
+            self._lost[place] = keep * self._lost[place] + counts * lost
         self._judged += 1
 
     def count(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clipper.learning.learner import Learner
 from clipper.learning.users import User
 from clipper.query_id import QueryIds, Stamp
-from clipper.selection.draw import Odds, as_logged, sticky
+from clipper.selection.draw import Odds, Seats, as_logged
 from clipper.selection.policy import (
     Arm,
     Ensemble,
@@ -91,8 +91,8 @@ class _Compiled:
     """A distribution with the choices made from it so far."""
 
     __slots__ = (
-        "arms", "at", "bounds", "choices", "epoch", "odds", "population", "shadows", "user",
-        "weights",
+        "arms", "at", "bounds", "choices", "epoch", "odds", "population", "seats",
+        "shadows", "user", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +108,7 @@ class _Compiled:
         self.weights = weights
         self.shadows = shadows
         self.bounds = ALWAYS if odds is None else odds.bounds
+        self.seats: Seats | None = None  # once a user is to stay with an arm
         self.choices: list[Choice | None] = [None] * len(self.bounds)
         self.at = at
         self.population = self.user = self.epoch = -1  # versions it follows from
@@ -274,8 +275,20 @@ class Chooser:
         compiled = self._compiled
         if compiled is None or compiled.population != self._learner.version:
             compiled = self._renew(now)
-        index = bisect_right(compiled.bounds, sticky(uid, self._learner.application))
+        seats = compiled.seats
+        if seats is None:
+            seats = compiled.seats = self._seats(compiled)
+        index = seats.draw(uid)
         return compiled.choices[index] or self._make(compiled, index)
+
+    def _seats(self, compiled: _Compiled) -> Seats:
+        policy, names = self._learner.policy, list(compiled.arms)
+        assert isinstance(policy, SingleChoice)
+        try:
+            names = [f"{policy.seat(arm)}" for arm in compiled.arms]
+        except Exception:
+            self._complain()
+        return Seats(self._learner.application, names, compiled.weights)
 
     def _decide(self, context: Any) -> Choice:
         """A choice that follows from the query's context, and is hardly ever met again."""

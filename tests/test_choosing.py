@@ -256,6 +256,27 @@ def test_a_user_stays_with_a_version_as_its_weight_grows() -> None:
         before = now
 
 
+@pytest.mark.parametrize(
+    ("stable", "moving"),
+    [
+        (0.7, 0.15),  # b alone weighs more: as few move as can
+        (0.5, 0.2333),  # a gives to b: a few of c go along, the least is 0.2
+    ],
+)
+def test_few_users_move_among_three_versions(stable: float, moving: float) -> None:
+    uids = [f"user{n}" for n in range(3000)]
+    before, after = (
+        [shop.choose(uid).arm for uid in uids]
+        for shop in (
+            Shop("canary", weights={"a": 0.7, "b": 0.1, "c": 0.2}),
+            Shop("canary", weights={"a": stable, "b": 0.3, "c": 0.2}, stable="a"),
+        )
+    )
+    pairs = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert len(pairs) / 3000 == pytest.approx(moving, abs=0.03)
+    assert all(b != ARMS[0] and a != ARMS[1] for a, b in pairs)
+
+
 def test_sticky_propensities_are_those_over_all_users() -> None:
     shop = canary(0.3)
     counts = Counter(shop.choose(f"user{n}").arm for n in range(10_000))

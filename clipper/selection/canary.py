@@ -25,7 +25,8 @@ _LEAST = 10
 
 
 class Canary(SingleChoice):
-    """Versions share the traffic by fixed weights; a user stays with a version.
+    """Versions share the traffic by fixed weights; a user stays with a version, and where
+    weights change few users move (clipper.selection.draw.Seats).
 
     Three guards watch every version but the stable one, each against the stable one, and
     each only once it is 99 % sure: `max_failures`, by how much its share of failed queries
@@ -73,7 +74,7 @@ class Canary(SingleChoice):
         self._stable = self.options.stable or max(weights, key=weights.__getitem__)
 
     def candidates(self, models: Sequence[str]) -> Sequence[str]:
-        # the stable one first: a user who is with another stays so as its weight grows
+        # the stable one first: everything else is compared with it
         others = [name for name in self.options.weights if name != self._stable]
         return (self._stable, *others)
 
@@ -94,8 +95,12 @@ class Canary(SingleChoice):
 
     def _weight(self, arm: Arm) -> float:
         weights: dict[str, float] = self.options.weights
-        model = model_of(arm)
-        return weights.get(str(model), weights.get(model.name, 0.0))
+        return weights.get(self.seat(arm), 0.0)
+
+    def seat(self, arm: Arm) -> str:
+        # users of a model that is named without a version keep to it over its versions
+        version = str(model_of(arm))
+        return version if version in self.options.weights else model_of(arm).name
 
     def _is_stable(self, arm: Arm) -> bool:
         return self._stable in (str(model_of(arm)), model_of(arm).name)

@@ -43,7 +43,44 @@ class Odds:
         return bisect_right(self.bounds, u)
 
 
-def sticky(uid: str, salt: object) -> float:
-    """A number in [0, 1) that is always the same for a uid, and uniform over uids."""
-    digest = hashlib.blake2b(f"{salt}\0{uid}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) / 2**53
+class Seats:
+    """Where users stay: a draw that is always the same for a uid, from the same odds over
+    all uids, and moves few users when the odds change.
+
+    Weighted rendezvous hashing (Thaler and Ravishankar, "Using name-based mappings to
+    increase hit rates", IEEE/ACM Transactions on Networking 1998; with weights Schindelhauer
+    and Schomaker, "Weighted distributed hash tables", SPAA 2005): of the hashes h of uid and
+    name, uniform in (0, 1], the least -ln(h) / p wins, which is that of name i with
+    probability p_i. A user moves only to a name whose share has grown in proportion to that
+    of the name left. With d the total variation between old and new odds, as few move as
+    can, d, where one name gains from or loses to all others alike, and never more than
+    2 d / (1 + d).
+    """
+
+    __slots__ = ("_names",)
+
+    def __init__(
+        self, salt: object, names: Sequence[str], probabilities: Sequence[float]
+    ) -> None:
+        # each that can be drawn: its index, probability, and hash before the uid
+        self._names = [
+            (index, p, hashlib.blake2b(f"{salt}\0{name}\0".encode(), digest_size=8))
+            for index, (name, p) in enumerate(zip(names, probabilities, strict=True))
+            if p
+        ]
+
+    def draw(self, uid: str) -> int:
+        """The index of the name that the user stays with."""
+        if len(self._names) == 1:
+            return self._names[0][0]
+        text = uid.encode()
+        best, least = self._names[0][0], math.inf
+        for index, p, prefix in self._names:
+            hashed = prefix.copy()
+            hashed.update(text)
+            # the upper 53 bits as a number in (0, 1]
+            h = ((int.from_bytes(hashed.digest(), "little") >> 11) + 1) / 2**53
+            score = -math.log(h) / p
+            if score < least:
+                best, least = index, score
+        return best

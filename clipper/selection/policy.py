@@ -204,7 +204,7 @@ class SingleChoice(SelectionPolicy):
     """One arm answers a query.
 
     `sticky` makes the draw a hash of the uid in place of chance: a user stays with an arm
-    as long as the probabilities stay.
+    as long as the probabilities stay, and few users move where they change.
     """
 
     sticky: ClassVar[bool] = False
@@ -215,6 +215,11 @@ class SingleChoice(SelectionPolicy):
     ) -> Sequence[float]:
         """How probable each of `arms` is to be chosen, in order: non-negative, sum 1.
         `arms` is not empty. Does not change the state."""
+
+    def seat(self, arm: Arm) -> str:
+        """What a user of a sticky policy stays with, by the name that it goes by: unless
+        the policy says otherwise, the version, `model:version`."""
+        return str(model_of(arm))
 
     guards: ClassVar[bool] = False  # it judges its arms
     shadow_share: float = 0.0  # of the queries after which the shadows are asked

@@ -38,6 +38,12 @@ def test_the_stable_version_comes_first_whatever_it_weighs() -> None:
     assert policy.candidates([]) == ("m:1", "m:2")
 
 
+def test_users_stay_with_what_the_weights_name() -> None:
+    policy = canary(weights={"m:1": 0.5, "m:2": 0.2, "other": 0.3})
+    assert [policy.seat(arm) for arm in (STABLE, NEW)] == ["m:1", "m:2"]
+    assert policy.seat("other:3#4") == policy.seat("other:4#7") == "other"
+
+
 def judge(policy: Canary, new: Score, stable: Score | None = None) -> str | None:
     before = stable or Score(1000, 0, 0.010, Total(200, 10))
     verdict = policy.judge({STABLE: before, NEW: new})

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper.selection.draw import Odds, as_logged, sticky
+from clipper.selection.draw import Odds, Seats, as_logged
 
 WEIGHTS = st.lists(st.floats(0, 1e6), min_size=1, max_size=12).filter(
     lambda weights: sum(weights) > 1e-3
@@ -41,12 +43,97 @@ def test_the_last_one_takes_what_rounding_left() -> None:
     assert odds.draw(math.nextafter(1.0, 0.0)) == 2
 
 
-def test_a_sticky_draw_is_always_the_same_and_uniform_over_users() -> None:
-    draws = [sticky(f"user{n}", 7) for n in range(10_000)]
-    assert draws == [sticky(f"user{n}", 7) for n in range(10_000)]
-    assert all(0 <= draw < 1 for draw in draws)
-    assert abs(sum(draw < 0.1 for draw in draws) / 10_000 - 0.1) < 0.01
-    assert sticky("user1", 7) != sticky("user1", 8)
+# -- users that stay ---------------------------------------------------------------------
+
+UIDS = [f"user{n}" for n in range(4000)]
+NAMES = ("a", "b", "c", "d")
+SPREAD = 4 * math.sqrt(0.25 / len(UIDS))  # four standard deviations of a share of them
+
+
+def normal(weights: Sequence[float]) -> list[float]:
+    return Odds(weights).probabilities
+
+
+def places(weights: Sequence[float], names: Sequence[str] = NAMES) -> list[str]:
+    """Where each user stays."""
+    seats = Seats(7, names[: len(weights)], normal(weights))
+    return [names[seats.draw(uid)] for uid in UIDS]
+
+
+def moved(before: Sequence[str], after: Sequence[str]) -> float:
+    return sum(a != b for a, b in zip(before, after, strict=True)) / len(before)
+
+
+def variation(before: Sequence[float], after: Sequence[float]) -> float:
+    """The total variation between the odds: the share that must move."""
+    pairs = zip(normal(before), normal(after), strict=True)
+    return sum(abs(p - q) for p, q in pairs) / 2
+
+
+SHARES = st.lists(st.floats(0.01, 1), min_size=4, max_size=4)
+
+
+def test_users_stay_and_are_as_many_as_the_odds_say() -> None:
+    weights = (0.5, 0.0, 0.2, 0.3)
+    assert places(weights) == places(weights)
+    counts = Counter(places(weights))
+    for name, weight in zip(NAMES, weights, strict=True):
+        assert abs(counts[name] / len(UIDS) - weight) < SPREAD
+    assert counts["b"] == 0
+
+
+def test_applications_place_their_users_apart() -> None:
+    one, other = (Seats(salt, ("a", "b"), (0.5, 0.5)) for salt in (1, 2))
+    differing = sum(one.draw(uid) != other.draw(uid) for uid in UIDS)
+    assert abs(differing / len(UIDS) - 0.5) < SPREAD
+
+
+def test_a_user_stays_with_a_name_wherever_it_stands() -> None:
+    assert places([0.2, 0.3, 0.5], "abc") == places([0.5, 0.2, 0.3], "cab")
+
+
+@settings(max_examples=20, deadline=None)
+@given(SHARES, st.integers(0, 3), st.floats(0, 1))
+def test_as_few_users_move_as_can_when_one_weight_changes(
+    weights: list[float], index: int, weight: float
+) -> None:
+    changed = [*weights]
+    changed[index] = weight
+    before, after = places(weights), places(changed)
+    assert abs(moved(before, after) - variation(weights, changed)) < SPREAD
+    name = NAMES[index]  # nobody moves between two others
+    assert all(name in (a, b) for a, b in zip(before, after, strict=True) if a != b)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SHARES, SHARES)
+def test_users_move_only_to_where_more_is_to_be_had(
+    weights: list[float], changed: list[float]
+) -> None:
+    before, after = places(weights), places(changed)
+    least = variation(weights, changed)
+    assert moved(before, after) < 2 * least / (1 + least) + SPREAD
+    gain = dict(
+        zip(
+            NAMES,
+            (q / p for p, q in zip(normal(weights), normal(changed), strict=True)),
+            strict=True,
+        )
+    )
+    assert all(
+        gain[b] > gain[a] * (1 - 1e-9) for a, b in zip(before, after, strict=True) if a != b
+    )
+
+
+def test_a_name_that_goes_leaves_the_others_as_they_were() -> None:
+    before, after = places([0.2, 0.3, 0.5], "abc"), places([0.2, 0.5], "ac")
+    assert all(a == b for a, b in zip(before, after, strict=True) if a != "b")
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1e-300), (5e-324, 1.0), (1.0,)])
+def test_users_are_placed_under_any_odds(weights: Sequence[float]) -> None:
+    first = 0 if weights[0] == 1.0 else 1
+    assert set(places(weights)) == {NAMES[first]}
 
 
 @given(st.floats(1e-6, 1.0))

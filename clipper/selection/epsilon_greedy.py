@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-from clipper.selection.policy import (
-    Arm,
-    Observation,
-    PersonalOptions,
-    SingleChoice,
-    State,
-    Total,
-)
-from clipper.selection.totals import Totals, add, begin, favour, shrink
+from clipper.selection.means import ExploringOptions, MeanLosses
+from clipper.selection.policy import Arm, State
+from clipper.selection.totals import Totals, favour
 
 
-class EpsilonGreedyOptions(PersonalOptions, frozen=True, forbid_unknown_fields=True):
+class EpsilonGreedyOptions(ExploringOptions, frozen=True, forbid_unknown_fields=True):
     """`epsilon` is the share of queries that explore, all arms evenly. With `gap` it falls
     with the number t of observations in its place: min(1, scale * K / (gap^2 t)) for K
     arms, where `gap` is at most the difference between the best mean and the next."""
@@ -28,15 +22,13 @@ class EpsilonGreedyOptions(PersonalOptions, frozen=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError("epsilon must lie between 0 and 1")
         if self.gap is not None and not 0 < self.gap <= 1:
             raise ValueError("gap must be above 0 and at most 1")
         if not 0 < self.scale <= 1e6:
             raise ValueError("scale must be above 0 and at most 1000000")
 
 
-class EpsilonGreedy(SingleChoice):
+class EpsilonGreedy(MeanLosses):
     """Epsilon-greedy, and with `gap` the epsilon_n-greedy of Auer, Cesa-Bianchi and
     Fischer, "Finite-time analysis of the multiarmed bandit problem", Machine Learning 47,
     2002, section 2, figure 3, whose regret is logarithmic (theorem 3, for scale > 5; their
@@ -49,10 +41,6 @@ class EpsilonGreedy(SingleChoice):
     name = "epsilon_greedy"
     Options = EpsilonGreedyOptions
     options: EpsilonGreedyOptions
-    full_information = True
-
-    def init(self) -> State:
-        return {"totals": {}}
 
     def probabilities(
         self, state: State, arms: Sequence[Arm], context: Any
@@ -63,17 +51,6 @@ class EpsilonGreedy(SingleChoice):
             total = table.get(arm)
             scores.append(inf if total is None else -total[1] / total[0])
         return favour(scores, self._epsilon(table, arms))
-
-    def observe(self, state: State, seen: Observation) -> State:
-        add(state["totals"], seen)
-        return state
-
-    def blend(self, population: State, own: State) -> State:
-        prior = self.options.prior
-        return {"totals": shrink(population["totals"], own["totals"], prior)}
-
-    def begin(self, totals: Mapping[Arm, Total]) -> State:
-        return begin(totals)
 
     def _epsilon(self, table: Totals, arms: Sequence[Arm]) -> float:
         gap = self.options.gap

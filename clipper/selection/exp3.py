@@ -115,17 +115,12 @@ class ExponentialWeights(SingleChoice):
         if len(arms) == 1:
             return state
         table, rate = state["losses"], self.rate(len(arms), state["rounds"])
-        before = settle([table.get(one) for one in arms], rate)
-        after = list(before)
+        losses = settle([table.get(one) for one in arms], rate)
+        middle = mix(losses, rate)  # stays, so that nothing adds up for ever
         propensity = max(seen.propensity, LEAST_PROPENSITY)
-        after[arms.index(arm)] += self.estimate(loss, propensity, rate)
-        if self.options.share:
-            after = spread(after, rate, self.options.share)
-        common = mix(after, rate) - mix(before, rate)
-        for one, lost in zip(arms, after, strict=True):
-            table.pop(one, None)
-            table[one] = lost - common
-        prune(table, arms)
+        losses[arms.index(arm)] += self.estimate(loss, propensity, rate)
+        _, losses = level(losses, rate, self.options.share)
+        keep(table, arms, [loss + middle for loss in losses])
         state["rounds"] += 1.0
         return state
 
@@ -225,10 +220,24 @@ def mix(losses: Sequence[float], rate: float) -> float:
     return least - log(total / len(losses)) / rate
 
 
-def spread(losses: Sequence[float], rate: float, share: float) -> list[float]:
-    """The losses after a part `share` of the weights is spread evenly (Herbster and
-    Warmuth, "Tracking the best expert", 1998; Exp3.S)."""
+def level(losses: Sequence[float], rate: float, share: float) -> tuple[float, list[float]]:
+    """The loss of the mean weight, and the losses less this, so that their weights are 1 in
+    the mean, after a part `share` of the weights is spread evenly (Herbster and Warmuth,
+    "Tracking the best expert", 1998; Exp3.S). `losses` are not empty."""
     least = min(losses)
     weights = [exp(rate * (least - loss)) for loss in losses]
-    even = share * sum(weights) / len(weights)
-    return [least - log((1.0 - share) * weight + even) / rate for weight in weights]
+    mean = sum(weights) / len(weights)
+    middle = least - log(mean) / rate
+    if not share:
+        return middle, [loss - middle for loss in losses]
+    kept = (1.0 - share) / mean
+    return middle, [-log(kept * weight + share) / rate for weight in weights]
+
+
+def keep(table: dict[Arm, float], arms: Sequence[Arm], losses: Sequence[float]) -> None:
+    """Enter losses into the table of all arms, the newest last."""
+    if table.keys() != set(arms):
+        for arm in arms:
+            table.pop(arm, None)
+    table.update(zip(arms, losses, strict=True))
+    prune(table, arms)

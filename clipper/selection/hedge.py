@@ -9,7 +9,7 @@ from typing import ClassVar
 from clipper.selection import policy
 from clipper.selection.combine import check_choice
 from clipper.selection.crowd import Crowd, Prior, posterior
-from clipper.selection.exp3 import WeightsOptions, mix, settle, spread
+from clipper.selection.exp3 import WeightsOptions, keep, level, mix, settle
 from clipper.selection.policy import Arm, Ensemble, Observation, State, Total
 from clipper.selection.totals import prune
 
@@ -76,37 +76,29 @@ class Hedge(Ensemble):
         return [weight / total for weight in weights]
 
     def observe(self, state: State, seen: Observation) -> State:
-        arms, share = seen.arms, self.options.share
-        known = [i for i, arm in enumerate(arms) if arm in seen.losses]
+        arms, told, table = seen.arms, seen.losses, state["losses"]
+        known = [i for i, arm in enumerate(arms) if arm in told]
         if not known:
             return state
-        table, rate = state["losses"], self.rate(len(arms))
+        rate = self.rate(len(arms))
         losses = settle([table.get(arm) for arm in arms], rate)
-        before = mix([losses[i] for i in known], rate)
+        common = 0.0
+        if len(known) < len(arms) or table.keys() != set(arms):
+            # what is lost together is no reason to move others; where there are no others
+            # it changes no weight
+            before = [losses[i] for i in known]
+            after = [losses[i] + told[arms[i]] for i in known]
+            common = mix(after, rate) - mix(before, rate)
         for i in known:
-            losses[i] += seen.losses[arms[i]]
-        common = mix([losses[i] for i in known], rate) - before
-        for i in known:
-            losses[i] -= common
-        if share:
-            losses = spread(losses, rate, share)
-        self._keep(table, arms, losses)
-        self._count(state["totals"], seen)
-        return state
-
-    def _keep(
-        self, table: dict[Arm, float], arms: Sequence[Arm], losses: Sequence[float]
-    ) -> None:
+            losses[i] += told[arms[i]] - common
         # all are moved alike, so that the mean weight of those there are is 1: else
         # rounding would add up for ever
-        middle = mix(losses, self.rate(len(arms)))
-        for arm in arms:
-            table.pop(arm, None)
+        middle, losses = level(losses, rate, self.options.share)
         for arm in table:
             table[arm] -= middle
-        for arm, loss in zip(arms, losses, strict=True):
-            table[arm] = loss - middle
-        prune(table, arms)
+        keep(table, arms, losses)
+        self._count(state["totals"], seen)
+        return state
 
     def _count(self, totals: dict[Arm, list[float]], seen: Observation) -> None:
         keep = 1.0 - self.options.share
@@ -180,15 +172,12 @@ class Hedge(Ensemble):
         arms, rate = list(means), self.rate(len(means))
         rounds = min(max(count for count, _ in known.values()), BEGIN_ROUNDS)
         losses = [rounds * means[arm] for arm in arms]
-        middle = mix(losses, rate)
-        if self.options.share:
-            losses = spread(losses, rate, self.options.share)
+        _, losses = level(losses, rate, self.options.share)
         kept = {
             arm: [min(count, BEGIN_ROUNDS), min(count, BEGIN_ROUNDS) * means[arm]]
             for arm, (count, _) in known.items()
         }
-        table = {arm: loss - middle for arm, loss in zip(arms, losses, strict=True)}
-        return {"losses": table, "totals": kept}
+        return {"losses": dict(zip(arms, losses, strict=True)), "totals": kept}
 
     def rate(self, members: int) -> float:
         """The learning rate for so many members."""

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import pi
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipper.selection.policy import (
-    Arm,
-    Observation,
-    PersonalOptions,
-    SingleChoice,
-    State,
-    Total,
-)
-from clipper.selection.totals import Totals, add, begin, shrink
+from clipper.selection.means import MeanLosses
+from clipper.selection.policy import Arm, PersonalOptions, State
+from clipper.selection.totals import Totals
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -57,7 +51,7 @@ class ThompsonOptions(PersonalOptions, frozen=True, forbid_unknown_fields=True):
             raise ValueError("discount must be above 0 and at most 1")
 
 
-class Thompson(SingleChoice):
+class Thompson(MeanLosses):
     """Thompson sampling (Thompson, Biometrika 25, 1933), with the posteriors of Agrawal and
     Goyal, "Further optimal regret bounds for Thompson sampling", AISTATS 2013, algorithms
     1 and 2: Beta(1 + losses, 1 + count - losses), or N(mean, sigma^2 / (count + 1)) with
@@ -71,10 +65,10 @@ class Thompson(SingleChoice):
     name = "thompson"
     Options = ThompsonOptions
     options: ThompsonOptions
-    full_information = True
 
-    def init(self) -> State:
-        return {"totals": {}}
+    @property
+    def discount(self) -> float:
+        return self.options.discount
 
     def probabilities(
         self, state: State, arms: Sequence[Arm], context: Any
@@ -93,17 +87,6 @@ class Thompson(SingleChoice):
         found = np.maximum(found, FLOOR)
         probabilities: list[float] = (found / found.sum()).tolist()
         return probabilities
-
-    def observe(self, state: State, seen: Observation) -> State:
-        add(state["totals"], seen, self.options.discount)
-        return state
-
-    def blend(self, population: State, own: State) -> State:
-        prior = self.options.prior
-        return {"totals": shrink(population["totals"], own["totals"], prior)}
-
-    def begin(self, totals: Mapping[Arm, Total]) -> State:
-        return begin(totals, self.options.discount)
 
 
 def beta_least(a: Floats, b: Floats) -> Floats:

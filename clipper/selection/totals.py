@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from clipper.selection.policy import MOST_ARMS, Arm, Observation, State, Total
+from clipper.selection.policy import MOST_ARMS, Arm, Observation, Total
 
 # Arm to [count, sum of losses]; the arm that was longest without feedback comes first.
 Totals: TypeAlias = dict[Arm, list[float]]
@@ -59,8 +59,8 @@ def shrink(population: Totals, own: Totals, prior: float) -> Totals:
     return mixed
 
 
-def begin(totals: Mapping[Arm, Total], discount: float = 1.0) -> State:
-    """A state of totals. Under a discount they weigh together at most what discounted
+def begin(totals: Mapping[Arm, Total], discount: float = 1.0) -> Totals:
+    """Totals to start from. Under a discount they weigh together at most what discounted
     totals can ever weigh."""
     known = {arm: total for arm, total in totals.items() if total.count > LEAST_COUNT}
     weight = sum(total.count for total in known.values())
@@ -69,7 +69,7 @@ def begin(totals: Mapping[Arm, Total], discount: float = 1.0) -> State:
         share = 1.0 / (weight * (1.0 - discount))
     table = {arm: [share * total.count, share * total.loss] for arm, total in known.items()}
     prune(table, ())
-    return {"totals": table}
+    return table
 
 
 def favour(scores: Sequence[float], epsilon: float) -> list[float]:

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf, log, sqrt
 from typing import Any
 
-from clipper.selection.policy import (
-    Arm,
-    Observation,
-    PersonalOptions,
-    SingleChoice,
-    State,
-    Total,
-)
-from clipper.selection.totals import Totals, add, begin, favour, shrink
+from clipper.selection.means import ExploringOptions, MeanLosses
+from clipper.selection.policy import Arm, State
+from clipper.selection.totals import Totals, favour
 
 
-class UCB1Options(PersonalOptions, frozen=True, forbid_unknown_fields=True):
-    """`exploration` scales the padding, 1 as published. `epsilon` is a share of queries
-    that go to all arms evenly: without it no log can be replayed for another policy."""
+class UCB1Options(ExploringOptions, frozen=True, forbid_unknown_fields=True):
+    """`exploration` scales the padding, 1 as published."""
 
     exploration: float = 1.0
-    epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.exploration <= 1e6:
             raise ValueError("exploration must lie between 0 and 1000000")
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError("epsilon must lie between 0 and 1")
 
 
-class UCB1(SingleChoice):
+class UCB1(MeanLosses):
     """UCB1 of Auer, Cesa-Bianchi and Fischer, "Finite-time analysis of the multiarmed
     bandit problem", Machine Learning 47, 2002, section 2, figure 1, on rewards 1 - loss:
     mean + sqrt(2 ln t / n) after n of t observations. Regret at most
@@ -44,10 +34,6 @@ class UCB1(SingleChoice):
     name = "ucb1"
     Options = UCB1Options
     options: UCB1Options
-    full_information = True
-
-    def init(self) -> State:
-        return {"totals": {}}
 
     def probabilities(
         self, state: State, arms: Sequence[Arm], context: Any
@@ -55,20 +41,13 @@ class UCB1(SingleChoice):
         table: Totals = state["totals"]
         known = [table.get(arm) for arm in arms]
         rounds = sum([total[0] for total in known if total])
-        width = self.options.exploration * sqrt(2.0 * log(rounds)) if rounds > 1.0 else 0.0
+        width = self.padding(rounds) if rounds > 1.0 else 0.0
         scores = [
             width / sqrt(total[0]) - total[1] / total[0] if total else inf
             for total in known
         ]
         return favour(scores, self.options.epsilon)
 
-    def observe(self, state: State, seen: Observation) -> State:
-        add(state["totals"], seen)
-        return state
-
-    def blend(self, population: State, own: State) -> State:
-        prior = self.options.prior
-        return {"totals": shrink(population["totals"], own["totals"], prior)}
-
-    def begin(self, totals: Mapping[Arm, Total]) -> State:
-        return begin(totals)
+    def padding(self, rounds: float) -> float:
+        """What is added to the mean of an arm observed once, of so many times in all."""
+        return self.options.exploration * sqrt(2.0 * log(rounds))

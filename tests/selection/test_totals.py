@@ -72,8 +72,8 @@ def test_the_population_fades_as_evidence_grows() -> None:
 
 
 def test_a_beginning_has_the_arms_with_evidence() -> None:
-    state = begin({ARMS[0]: Total(4, 1.0), ARMS[1]: Total(0, 0.0)})
-    assert state == {"totals": {ARMS[0]: [4, 1.0]}}
+    totals = begin({ARMS[0]: Total(4, 1.0), ARMS[1]: Total(0, 0.0)})
+    assert totals == {ARMS[0]: [4, 1.0]}
 
 
 def test_favour() -> None:

@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,36 +30,22 @@ from clipper.errors import (
 )
 from clipper.evaluation import Evaluation
 from clipper.inputs import Row
+from clipper.judging import Judge, said
 from clipper.learning import events
 from clipper.learning.chunks import Decision
 from clipper.learning.service import Learning
 from clipper.learning.users import User
 from clipper.model import Model
+from clipper.pieces import LARGEST, Item
 from clipper.query_id import QueryIds, QueryToken
-from clipper.selection.losses import reward_losses, same
 from clipper.selection.policy import Arm, generation_of, make_arm
 from clipper.store.base import Entry, Logged, Person
 from clipper.values import ModelId, Output, RowError
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 64 * 1024  # bytes of one entry in the log
-
 # Told once: whether the same feedback was there before, or why it was not taken.
 FeedbackDone = Callable[[bool, ClipperError | None], None]
-
-
-class Item(NamedTuple):
-    """One piece of feedback: on a query by its id, or on an input. `label` is UNSET where
-    a reward was given, `reward` None where a label was."""
-
-    query_id: str | None = None
-    label: Any = msgspec.UNSET
-    reward: float | None = None
-    uid: str | None = None
-    row: Row | None = None
-    context: Any = None
-    feedback_id: str | None = None
 
 
 class Feedback:
@@ -75,6 +60,7 @@ class Feedback:
     ) -> None:
         self._application = application
         self._learner = application.learner
+        self._judge = Judge(application)
         self._learning = learning
         self._journal = learning.journal
         self._decisions = learning.decisions
@@ -155,7 +141,7 @@ class Feedback:
 
         def found(logged: Logged | None, error: ClipperError | None) -> None:
             if logged is not None:
-                self._repeated(self._said(item), logged, done)
+                self._repeated(said(item), logged, done)
             else:
                 done(False, error or lost)
 
@@ -191,14 +177,14 @@ class Feedback:
             models = self._models(decision.chosen)
             self._evaluate(item, item.row, models, token, decision, done)
             return
-        event = self._event(item, decision, decision.outputs)
+        event = self._judge.on_decision(item, decision, decision.outputs)
         self._append(_key(token), decision.uid, event, token, done)
 
     def _lost(self, item: Item, token: QueryToken, done: FeedbackDone) -> None:
         """All that is left of the decision is what its id says."""
         if not token.propensity or (item.reward is not None and not token.arm):
             # nobody was chosen, or nobody knows who agreed: there is nothing to learn
-            self._append(_key(token), item.uid, self._said(item), token, done)
+            self._append(_key(token), item.uid, said(item), token, done)
             return
         decision = self._decision_of(token, None)
         decision.uid = item.uid
@@ -208,7 +194,7 @@ class Feedback:
         if token.arm:
             models = {} if item.reward is not None else self._models(decision.chosen)
         if token.arm and item.reward is not None:
-            event = self._event(item, decision, {})
+            event = self._judge.on_decision(item, decision, {})
             self._append(_key(token), item.uid, event, token, done)
         elif item.row is None:
             raise _resend("the decision behind this query id was lost")
@@ -236,7 +222,7 @@ class Feedback:
                     raise _not_evaluated(failure)
                 if decision.chosen and decision.answer is None:
                     decision.answer = outputs.get(decision.chosen[0])
-                event = self._event(item, decision, outputs)
+                event = self._judge.on_decision(item, decision, outputs)
                 self._append(_key(token), decision.uid, event, token, done)
             except ClipperError as failed:
                 done(False, failed)
@@ -266,93 +252,13 @@ class Feedback:
             try:
                 if not outputs:
                     raise _not_evaluated(failure)
-                event = self._said(item)
-                event.arms, event.input = tuple(arms), digest
-                event.policy = self._learner.generation
-                self._judge(event, item.label, outputs)
+                event = self._judge.on_input(item, tuple(arms), digest, outputs)
                 key = None if item.feedback_id is None else f"f:{item.feedback_id}"
                 self._append(key, item.uid, event, None, done)
             except ClipperError as failed:
                 done(False, failed)
 
         Evaluation(self._application, row, arms, self._clock.now(), evaluated)
-
-    # -- what it means ------------------------------------------------------------------
-
-    def _said(self, item: Item) -> events.Feedback:
-        label = None if item.label is msgspec.UNSET else item.label
-        return events.Feedback(losses={}, label=label, reward=item.reward)
-
-    def _event(
-        self, item: Item, decision: Decision, outputs: Mapping[Arm, bytes | str]
-    ) -> events.Feedback:
-        """What the log will hold of feedback on this decision."""
-        event = self._said(item)
-        event.arms, event.chosen = decision.arms, decision.chosen
-        event.propensity, event.context = decision.propensity, decision.context
-        event.policy = decision.generation
-        if item.reward is not None:
-            event.loss = 1.0 - item.reward
-            if decision.ensemble and decision.chosen:
-                agreeing = self._agreeing(decision, outputs)
-                event.losses = reward_losses(
-                    item.reward, list(outputs), agreeing, self._application.loss
-                )
-            elif decision.chosen:
-                event.losses = {decision.chosen[0]: event.loss}
-            return event
-        self._judge(event, item.label, outputs)
-        event.loss = self._loss_of_answer(item.label, decision)
-        if decision.failed and decision.chosen and event.loss is not None:
-            event.losses = {decision.chosen[0]: event.loss}
-        return event
-
-    def _agreeing(
-        self, decision: Decision, outputs: Mapping[Arm, bytes | str]
-    ) -> list[Arm]:
-        """The members whose output the answer was, also those who came too late for it."""
-        agreeing = list(decision.chosen)
-        if decision.answer is not None:
-            value = self._application.rendering.value
-            answer = value(decision.answer)
-            agreeing += [
-                arm
-                for arm, output in outputs.items()
-                if arm not in agreeing and same(value(output), answer)
-            ]
-        return agreeing
-
-    def _judge(
-        self, event: events.Feedback, label: Any, outputs: Mapping[Arm, bytes | str]
-    ) -> None:
-        """The losses of these outputs under a label."""
-        loss, value = self._application.loss, self._application.rendering.value
-        values = {arm: value(output) for arm, output in outputs.items()}
-        refused: InvalidInput | None = None
-        for arm, found in values.items():
-            try:
-                event.losses[arm] = loss(label, found)
-            except InvalidInput as error:
-                refused = error
-        if refused is not None:
-            if not event.losses:
-                raise refused  # it is the label that fits nothing
-            # the others can be judged, so an output that cannot be is wrong
-            event.losses.update(dict.fromkeys(values.keys() - event.losses.keys(), 1.0))
-        if self._learner.policy.needs_outputs:
-            event.outputs = values
-
-    def _loss_of_answer(self, label: Any, decision: Decision) -> float | None:
-        """None where it is not known what the answer was."""
-        rendering, loss = self._application.rendering, self._application.loss
-        # where the arm failed, its answer was the default output
-        answer = rendering.default if decision.failed else decision.answer
-        if answer is None:
-            return 1.0 if decision.failed else None
-        try:
-            return loss(label, rendering.value(answer))
-        except InvalidInput:  # an answer that this loss cannot judge
-            return 1.0
 
     def _arm(self, generation: int) -> Arm:
         for arm in self._application.arms:

@@ -1,27 +1,53 @@
-"""Pieces of feedback from Python code, checked as those of a request are."""
+"""Pieces of feedback: what one may say, and how Python code says it, which is checked as
+a request is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import UNSET
 
-from clipper.errors import InvalidInput
-from clipper.feedback import Item
-from clipper.inputs import InputType, check_depth, encode_python
+from clipper.errors import InvalidInput, PayloadTooLarge
+from clipper.inputs import InputType, Row, check_depth, encode_python
 from clipper.values import check_uid
+
+# Bytes of one entry in the log of feedback. A label or a context is a part of one, so that
+# none has a reason to be larger; as JSON or msgpack, whichever it came in.
+LARGEST = 64 * 1024
 
 MOST_ID = 128  # characters of a query id or of a feedback id
 
 FIELDS = ("query_id", "label", "reward", "uid", "input", "context", "feedback_id")
 
 
+class Item(NamedTuple):
+    """One piece of feedback: on a query by its id, or on an input. `label` is UNSET where
+    a reward was given, `reward` None where a label was."""
+
+    query_id: str | None = None
+    label: Any = UNSET
+    reward: float | None = None
+    uid: str | None = None
+    row: Row | None = None
+    context: Any = None
+    feedback_id: str | None = None
+
+
+def check_size(size: int, path: str) -> None:
+    """Refuse a label or a context of more bytes than the log takes."""
+    if size > LARGEST:
+        raise PayloadTooLarge(
+            f"Expected at most {LARGEST} bytes, what the log takes, got {size} at {path}"
+        )
+
+
 def make_item(kind: InputType, fields: Mapping[str, Any]) -> Item:
     """A piece of feedback for an application of type `kind`. A field that is missing or
     UNSET was not given; of the others but `label` and `input` None says the same. Raises
-    InvalidInput."""
+    InvalidInput, or PayloadTooLarge."""
     if not isinstance(fields, Mapping):
         raise InvalidInput("a piece of feedback must be a mapping")
     unknown = [name for name in fields if name not in FIELDS]
@@ -38,7 +64,7 @@ def make_item(kind: InputType, fields: Mapping[str, Any]) -> Item:
         raise InvalidInput("Expected a query_id, or an input with its label")
     for name, nested in (("label", label), ("context", context)):
         if isinstance(nested, (list, dict)):
-            check_depth(nested, name)
+            _check_nested(nested, name)
     return Item(
         query_id,
         label,
@@ -48,6 +74,17 @@ def make_item(kind: InputType, fields: Mapping[str, Any]) -> Item:
         context,
         _id("feedback_id", fields.get("feedback_id")),
     )
+
+
+def _check_nested(value: Any, path: str) -> None:
+    """Its size first: to look at every part of what is huge would hold the loop."""
+    try:
+        size = len(msgspec.json.encode(value))
+    except (RecursionError, TypeError, ValueError, OverflowError):
+        pass  # too deep, as is said next, or nothing that JSON can say, as the loss says
+    else:
+        check_size(size, path)
+    check_depth(value, path)
 
 
 def _plain(value: Any) -> Any:

@@ -22,9 +22,10 @@ from clipper.errors import (
     ResendInput,
     Unavailable,
 )
-from clipper.feedback import Feedback, Item
+from clipper.feedback import Feedback
 from clipper.learning import decisions as decisions_module
 from clipper.learning import events
+from clipper.pieces import Item
 from clipper.query_id import LIFETIME
 from clipper.records import PolicySettings
 from clipper.selection.policy import Subject

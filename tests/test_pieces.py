@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from msgspec import UNSET
 
-from clipper.errors import InvalidInput
-from clipper.feedback import Item
+from clipper import pieces
+from clipper.errors import InvalidInput, PayloadTooLarge
 from clipper.inputs import InputType
-from clipper.pieces import MOST_ID, make_item
+from clipper.pieces import LARGEST, MOST_ID, Item, make_item
 
 
 def make(**fields: Any) -> Item:
@@ -67,6 +67,18 @@ def test_labels_and_contexts_of_numpy_are_plain() -> None:
 def test_what_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         make(**fields)
+
+
+@pytest.mark.parametrize("name", ["label", "context"])
+def test_what_is_larger_than_the_log_takes_is_not_looked_at(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Any] = []
+    monkeypatch.setattr(pieces, "check_depth", lambda value, path: looked_at.append(value))
+    large = [[[]]] * 70_000
+    with pytest.raises(PayloadTooLarge, match=f"at most {LARGEST} .* at {name}"):
+        make(**{"query_id": "q", "label": 1, name: large})
+    assert large not in looked_at
 
 
 @pytest.mark.parametrize("name", ["label", "context"])

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from clipper.errors import InvalidInput, PayloadTooLarge
-from clipper.feedback import Item
 from clipper.frontend.decoding import check_plain, plain_words
 from clipper.frontend.gate import JSON, MSGPACK
 from clipper.frontend.schemas import FeedbackItem, UpdateRequest
 from clipper.inputs import InputType, check_depth, encode_json_value
+from clipper.pieces import LARGEST, Item, check_size
 from clipper.values import check_uid
+
+# Bytes of all labels and contexts of one request that are arrays or objects. To decode ten
+# megabytes of empty arrays takes two seconds, in which the server does nothing else.
+MOST_NESTED = 32 * LARGEST
 
 _decode_json = msgspec.json.Decoder(UpdateRequest).decode
 _decode_msgpack = msgspec.msgpack.Decoder(UpdateRequest).decode
+_any_json = msgspec.json.Decoder().decode
+_any_msgpack = msgspec.msgpack.Decoder().decode
+
+_NOTHING = UpdateRequest()
 
 
 def decode_feedback(
     kind: InputType, media: str, body: bytes, most: int
 ) -> tuple[list[Item], bool]:
     """The items in a body, and whether it is a single one. Raises InvalidInput with the
-    path of the fault."""
+    path of the fault, or PayloadTooLarge."""
     try:
         request = (_decode_json if media == JSON else _decode_msgpack)(body)
+        return _Pieces(kind, media).items(request, most)
     except RecursionError:
         raise InvalidInput("the body is nested too deeply") from None
     except UnicodeError:
@@ -32,52 +43,73 @@ def decode_feedback(
         raise InvalidInput(plain_words(str(error))) from None
     except msgspec.DecodeError as error:
         raise InvalidInput(f"the body is malformed: {plain_words(str(error))}") from None
-    if request.feedback is UNSET:
-        return [_item(kind, media, request, "$")], True
-    if _says(request):
-        raise InvalidInput("Expected either `feedback`, a list, or one piece alone at $")
-    if len(request.feedback) > most:
-        raise PayloadTooLarge(f"feedback may have at most {most} pieces")
-    items = request.feedback
-    return [
-        _item(kind, media, item, f"$.feedback[{index}]") for index, item in enumerate(items)
-    ], False
 
 
-def _says(item: FeedbackItem) -> bool:
-    return item.query_id is not None or item.label is not UNSET or item.input is not UNSET
+class _Pieces:
+    """The pieces of one request."""
 
+    def __init__(self, kind: InputType, media: str) -> None:
+        self._kind = kind
+        self._media = media
+        self._decode = _any_json if media == JSON else _any_msgpack
+        # All mutable state: bytes of nested labels and contexts so far.
+        self._nested = 0
 
-def _item(kind: InputType, media: str, item: FeedbackItem, path: str) -> Item:
-    label, uid = item.label, item.uid
-    if (label is UNSET) is (item.reward is None):
-        raise InvalidInput(f"Expected a field `label` or a field `reward` at {path}")
-    if item.query_id is None and item.input is UNSET:
-        raise InvalidInput(
-            f"Expected a field `query_id`, or `input` with its `label` at {path}"
+    def items(self, request: UpdateRequest, most: int) -> tuple[list[Item], bool]:
+        pieces = request.feedback
+        if pieces is UNSET:
+            return [self._item(request, "$")], True
+        request.feedback = UNSET
+        if request != _NOTHING:
+            raise InvalidInput(
+                "Expected either `feedback`, a list, or one piece alone at $"
+            )
+        if len(pieces) > most:
+            raise PayloadTooLarge(f"feedback may have at most {most} pieces")
+        return [
+            self._item(piece, f"$.feedback[{index}]") for index, piece in enumerate(pieces)
+        ], False
+
+    def _item(self, item: FeedbackItem, path: str) -> Item:
+        uid = item.uid
+        if (item.label is UNSET) is (item.reward is None):
+            raise InvalidInput(f"Expected a field `label` or a field `reward` at {path}")
+        if item.query_id is None and item.input is UNSET:
+            raise InvalidInput(
+                f"Expected a field `query_id`, or `input` with its `label` at {path}"
+            )
+        label, context = item.label, item.context
+        row = None
+        if item.input is not UNSET:
+            if self._media == MSGPACK and self._kind is InputType.JSON:
+                check_plain(item.input, f"{path}.input")
+            row = encode_json_value(self._kind, item.input, f"{path}.input")
+        return Item(
+            item.query_id,
+            UNSET if label is UNSET else self._value(label, f"{path}.label"),
+            item.reward,
+            None if uid is None else check_uid(uid, f"{path}.uid"),
+            row,
+            None if context is UNSET else self._value(context, f"{path}.context"),
+            item.feedback_id,
         )
-    if type(label) in (list, dict):
-        check_depth(label, f"{path}.label")
-    if media == MSGPACK:
-        for name, value in (("label", label), ("context", item.context)):
-            if value is not UNSET:
-                check_plain(value, f"{path}.{name}")
-    row = None
-    if item.input is not UNSET:
-        if media == MSGPACK and kind is InputType.JSON:
-            check_plain(item.input, f"{path}.input")
-        row = encode_json_value(kind, item.input, f"{path}.input")
-    if item.context is not None:
-        check_depth(item.context, f"{path}.context")
-    return Item(
-        item.query_id,
-        label,
-        item.reward,
-        None if uid is None else check_uid(uid, f"{path}.uid"),
-        row,
-        item.context,
-        item.feedback_id,
-    )
+
+    def _value(self, raw: Raw, path: str) -> Any:
+        """A label or a context, unless it is too large to be looked at."""
+        size = len(memoryview(raw))
+        check_size(size, path)
+        value = self._decode(raw)
+        if type(value) in (list, dict):
+            self._nested += size
+            if self._nested > MOST_NESTED:
+                raise PayloadTooLarge(
+                    f"Expected at most {MOST_NESTED} bytes of labels and contexts that are "
+                    f"arrays or objects in one request, got more up to {path}"
+                )
+            check_depth(value, path)
+        if self._media == MSGPACK:
+            check_plain(value, path)
+        return value
 
 
 def no_parameters(parameters: str) -> None:

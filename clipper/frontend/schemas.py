@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from clipper.inputs import InputType
 
@@ -87,15 +87,17 @@ FAST: dict[InputType, type[Envelope]] = {
 }
 
 
-class FeedbackItem(msgspec.Struct):
+class FeedbackItem(msgspec.Struct, forbid_unknown_fields=True):
     """What an answer was worth: of a query, by its id, or of an input, by its label."""
 
+    # What is Raw here is any JSON, decoded once its size is known.
     query_id: Annotated[
         Annotated[str, Meta(max_length=128)] | None,
         Meta(description="the query this is about, as its answer named it"),
     ] = None
     label: Annotated[
-        Any, Meta(description="what the output should have been; a reward instead of it")
+        Raw | UnsetType,
+        Meta(description="what the output should have been; a reward instead of it"),
     ] = UNSET
     reward: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
@@ -112,8 +114,9 @@ class FeedbackItem(msgspec.Struct):
         ),
     ] = UNSET
     context: Annotated[
-        Any, Meta(description="the features of the query, where `input` is sent again")
-    ] = None
+        Raw | UnsetType,
+        Meta(description="the features of the query, where `input` is sent again"),
+    ] = UNSET
     feedback_id: Annotated[
         Annotated[str, Meta(min_length=1, max_length=128)] | None,
         Meta(description="without a query_id: names this feedback, so that it counts once"),

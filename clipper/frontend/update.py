@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from clipper.errors import ClipperError
-from clipper.feedback import Feedback, Item
+from clipper.feedback import Feedback
+from clipper.pieces import Item
 
 if TYPE_CHECKING:
     from clipper.feedback import FeedbackDone

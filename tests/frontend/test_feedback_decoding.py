@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from clipper.errors import ClipperError, InvalidInput, PayloadTooLarge
-from clipper.feedback import Item
+from clipper.frontend import feedback_decoding
 from clipper.frontend.feedback_decoding import decode_feedback, no_parameters
 from clipper.frontend.gate import JSON, MSGPACK
 from clipper.inputs import InputType, encode_json_value
+from clipper.pieces import LARGEST, Item
 
 MEDIA = {JSON: msgspec.json.encode, MSGPACK: msgspec.msgpack.encode}
 
@@ -69,6 +70,14 @@ def test_a_list_is_bounded() -> None:
         ({"query_id": "q", "reward": 1.5}, "at $.reward"),
         ({"query_id": "q", "label": 1, "uid": True}, "at $.uid"),
         ({"query_id": "q", "label": 1, "feedback": []}, "either `feedback`"),
+        ({"reward": 1, "feedback": []}, "either `feedback`"),
+        ({"uid": "al", "feedback": []}, "either `feedback`"),
+        ({"query_id": "q", "lable": 3}, "unknown field lable"),
+        ({"input": [1.0], "label": 1, "rewrd": 1}, "unknown field rewrd"),
+        (
+            {"feedback": [{"query_id": "q", "label": 1, "at": 2}]},
+            "unknown field at at $.feedback[0]",
+        ),
         ({"feedback": [{"query_id": "q", "label": 1}, {}]}, "at $.feedback[1]"),
         ({"feedback": [{"input": ["x"], "label": 1}]}, "$.feedback[0].input[0]"),
         ([], "Expected an object, got an array"),
@@ -87,6 +96,34 @@ def test_what_msgpack_has_and_json_has_not() -> None:
             body = {"query_id": "q", "label": 1, name: value}
             with pytest.raises(InvalidInput, match=rf"\$\.{name}"):
                 decode(body, MSGPACK)
+
+
+@pytest.mark.parametrize("media", MEDIA)
+@pytest.mark.parametrize("value", ["x" * 70_000, [[[]]] * 70_000, [1.5] * 70_000])
+@pytest.mark.parametrize("name", ["label", "context"])
+def test_what_is_larger_than_the_log_takes_is_not_looked_at(
+    name: str, value: Any, media: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Any] = []
+    monkeypatch.setattr(feedback_decoding, "_any_json", looked_at.append)
+    monkeypatch.setattr(feedback_decoding, "_any_msgpack", looked_at.append)
+    body = {"input": [1.0], "reward" if name == "context" else "label": 1, name: value}
+    with pytest.raises(PayloadTooLarge, match=rf"at most {LARGEST} .* at \$\.{name}"):
+        decode(body, media)
+    assert not looked_at
+
+
+@pytest.mark.parametrize("media", MEDIA)
+def test_labels_of_one_request_are_bounded_together(
+    media: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedback_decoding, "MOST_NESTED", 600)
+    nested, plain = ["x" * 250], "x" * 500
+    pieces = [{"query_id": "q", "label": label} for label in (plain, nested, plain)]
+    assert len(decode({"feedback": pieces}, media)[0]) == 3
+    pieces = [{"query_id": "q", "label": 1, "context": nested}] * 3
+    with pytest.raises(PayloadTooLarge, match=r"up to \$\.feedback\[2\]\.context"):
+        decode({"feedback": pieces}, media)
 
 
 def test_feedback_takes_no_parameters() -> None:

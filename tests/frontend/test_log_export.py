@@ -11,9 +11,9 @@ from admin_port import AdminPort, open_admin_port
 
 from clipper.application import NOBODY
 from clipper.errors import ClipperError, StoreError
-from clipper.feedback import Item
 from clipper.frontend import log_export
 from clipper.inputs import InputType, encode_json_value
+from clipper.pieces import Item
 from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, Logged
 

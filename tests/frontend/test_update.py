@@ -11,8 +11,9 @@ import pytest
 
 from clipper import Server
 from clipper.errors import ClipperError, DiskFull, NotFound, StoreError
-from clipper.feedback import FeedbackDone, Item
+from clipper.feedback import FeedbackDone
 from clipper.frontend.update import Update
+from clipper.pieces import Item
 
 TAKEN = {"accepted": True, "duplicate": False}
 KNOWN = {"accepted": True, "duplicate": True}

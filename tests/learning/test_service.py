@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from clipper.attainment import ApplicationStats
 from clipper.config import LearningSettings
 from clipper.errors import ClipperError, DiskFull, Unavailable
-from clipper.feedback import Feedback, Item
+from clipper.feedback import Feedback
 from clipper.learning import events, experience, service
 from clipper.learning.bloom import Bloom
 from clipper.learning.experience import Experience
 from clipper.learning.learner import Learner
 from clipper.learning.service import Learning
+from clipper.pieces import Item
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, PolicySettings
 from clipper.selection import crowd, registry

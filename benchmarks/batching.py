@@ -12,17 +12,25 @@ off. Nothing else should run on the machine. Linux only; needs the extra `bench`
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-from collections.abc import Callable, Collection
-from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 
 import uvloop
 
 from benchmarks import mnist
-from benchmarks.batching_run import Findings, Run, goal_table
+from benchmarks.batching_run import Findings, Run
+from benchmarks.command import (
+    SHORT,
+    count,
+    end_on_signals,
+    fill,
+    make_options,
+    missing_extra,
+    positive,
+    refuse,
+    some_of,
+)
+from benchmarks.goals import goal_table
 from benchmarks.results import describe_machine
 
 # name -> title, and the file of its plot
@@ -37,18 +45,10 @@ SHORT_MODELS = ["forest"]
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    missing = mnist.missing_package()
-    if missing is None and chosen.plots is not None and find_spec("matplotlib") is None:
-        missing = "matplotlib"
+    missing = missing_extra(mnist.missing_package(), chosen.plots)
     if missing is not None:
-        print(
-            f"error: {missing} is not installed; the benchmark needs the extra `bench`: "
-            "pip install '.[bench]'",
-            file=sys.stderr,
-        )
-        return 2
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
+        return refuse(missing)
+    end_on_signals()
     about = {
         **describe_machine(),
         "runs": chosen.runs,
@@ -68,17 +68,14 @@ def main(arguments: list[str]) -> int:
         uvloop.run(measure(run, chosen.only))
     except KeyboardInterrupt:
         run.fail("Interrupted.")
+    if chosen.short:
+        run.findings.notes.append(SHORT)
     print(f"\n{make_report(run.findings)}")
     if chosen.json is not None:
         run.findings.write(chosen.json)
     if chosen.plots is not None:
         draw(run.findings, chosen.plots)
     return 1 if run.failed else 0
-
-
-def _exit(number: int, _: FrameType | None) -> None:
-    """End as on Ctrl-C, so that every worker is stopped."""
-    sys.exit(128 + number)
 
 
 async def measure(run: Run, names: list[str]) -> None:
@@ -108,7 +105,7 @@ def make_report(findings: Findings) -> str:
         parts.append(f"{PARTS[name][0]}\n\n{figure(name).report(findings)}")
         goals += figure(name).goals(findings)
     if goals:
-        parts.append(f"Targets\n\n{goal_table(goals)}")
+        parts.append(f"Targets\n\n{goal_table(goals, 'worst', 'of all')}")
     parts += [f"Note: {note}" for note in findings.notes]
     return "\n\n".join(parts)
 
@@ -136,11 +133,7 @@ def draw(findings: Findings, directory: Path) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks batching",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = make_options("batching", __doc__)
     add = options.add_argument
     add("--runs", type=count, help="rounds (3)")
     add("--seconds", type=positive, help="of a load of fig4; fig5 takes 0.3 of it (1)")
@@ -158,41 +151,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--short", action="store_true", help="half a minute in all: does it work")
     chosen = options.parse_args(arguments)
     short = chosen.short
-    defaults = {
-        "runs": 1 if short else 3,
-        "seconds": 0.3 if short else 1.0,
-        "only": list(PARTS),
-        "models": SHORT_MODELS if short else list(mnist.TITLES),
-        "controllers": list(LANES),
-    }
-    for name, value in defaults.items():
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, value)
+    fill(
+        chosen,
+        runs=1 if short else 3,
+        seconds=0.3 if short else 1.0,
+        only=list(PARTS),
+        models=SHORT_MODELS if short else list(mnist.TITLES),
+        controllers=list(LANES),
+    )
     return chosen
-
-
-def count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return float(text)
-
-
-def some_of(known: Collection[str]) -> Callable[[str], list[str]]:
-    """A parser of comma-separated names, each of which must be known."""
-
-    def parse_names(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(
-                    f"there is no {name!r}; there are {', '.join(known)}"
-                )
-        return names
-
-    return parse_names

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import progress, write_json
 from benchmarks.mnist import Fit, Images, load_images, make_model
-from benchmarks.report import spread, table
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(path, asdict(self))
 
 
 @dataclass
@@ -97,56 +94,15 @@ class Run:
             self._fits[model] = fit = make_model(model, self.images)
             if fit.accuracy is not None:
                 self.findings.accuracy[model] = fit.accuracy
-                self.progress(f"{model}: fitted in {fit.seconds:.1f} s, {fit.accuracy:.1%}")
+                progress(f"{model}: fitted in {fit.seconds:.1f} s, {fit.accuracy:.1%}")
         return self._fits[model]
 
     def fail(self, text: str) -> None:
         """Note that something that was asked for could not be measured."""
         self.failed = True
         self.findings.notes.append(text)
-        self.progress(text)
-
-    def progress(self, text: str) -> None:
-        print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+        progress(text)
 
 
 class LaneError(Exception):
     """A model could not be served, or answers something else than it should."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """`text`: what is compared. The worst of `values`, one for each model or load, must
-    reach `target`, or where `at_most` stay within it."""
-
-    text: str
-    target: float
-    values: list[float]
-    form: str = "{:.2f}"
-    at_most: bool = False
-
-    @property
-    def worst(self) -> float:
-        return max(self.values) if self.at_most else min(self.values)
-
-    @property
-    def verdict(self) -> str:
-        if not self.values:
-            return "not measured"
-        worst = self.worst
-        met = worst <= self.target if self.at_most else worst >= self.target
-        return "met" if met else "MISSED"
-
-    def line(self) -> list[str]:
-        return [
-            self.text,
-            f"{'<=' if self.at_most else '>='} {self.form.format(self.target)}",
-            self.form.format(self.worst) if self.values else "-",
-            spread(self.values, self.form),
-            self.verdict,
-        ]
-
-
-def goal_table(goals: Iterable[Goal]) -> str:
-    heads = ["criterion", "target", "worst", "of all", ""]
-    return table(heads, [goal.line() for goal in goals], left={0, 4})

@@ -8,7 +8,6 @@ interleaved rounds.
 from __future__ import annotations
 
 import argparse
-import json
 import timeit
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,8 +18,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.report import table
+from benchmarks.command import make_options, write_json
 from benchmarks.results import describe_machine
+from benchmarks.tables import table
 from benchmarks.traces import TRACES, Trace
 from clipper.cache import PredictionCache, cache_key, key_prefix
 from clipper.eviction import POLICIES
@@ -75,16 +75,12 @@ def main(arguments: list[str]) -> int:
             "ratios": [asdict(ratio) for ratio in ratios],
             "costs": [asdict(cost) for cost in costs],
         }
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(chosen.json, found)
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks caching",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = make_options("caching", __doc__)
     add = options.add_argument
     add("--short", action="store_true", help="a tenth of keys and requests: does it work")
     add("--json", type=Path, metavar="FILE", help="write every figure there")

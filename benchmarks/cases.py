@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import work
+from benchmarks.command import progress
 from benchmarks.load import JSON, NPY, LoadError, Target, post, run_load, write_bodies
 from benchmarks.process import busy_seconds
 from benchmarks.results import Results, Sample
@@ -103,10 +104,7 @@ class Bench:
         """Note that something that was asked for could not be measured."""
         self.failed = True
         self.results.notes.append(text)
-        self.progress(text)
-
-    def progress(self, text: str) -> None:
-        print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+        progress(text)
 
     def directory(self, name: str) -> Path:
         path = self.scratch / name
@@ -147,7 +145,7 @@ def run_case(bench: Bench, case: Case) -> None:
                             check_answers(lane, case.rows, expected)
                         warm(bench, lane, max(connections))
                         lanes.append(lane)
-                        bench.progress(f"{case.name}: {name} is up")
+                        progress(f"{case.name}: {name} is up")
                     server.pause()
                     stack.push(starting.pop_all())
             except LoadError as error:
@@ -169,7 +167,7 @@ def run_rounds(
                     lanes.remove(lane)
                 else:
                     bench.results.samples.append(sample)
-                    bench.progress(describe(sample, bench.runs))
+                    progress(describe(sample, bench.runs))
 
 
 def make_bodies(case: Case, rows: Sequence[work.Row]) -> list[bytes]:

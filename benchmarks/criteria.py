@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.goals import Goal
 from benchmarks.results import Results, Sample, Series
 
 Measure = Callable[[Results], Series]  # empty where it was not measured
@@ -21,8 +22,10 @@ class Criterion:
     form: str = "{:.2f}"
     at_most: bool = False
 
-    def met(self, value: float) -> bool:
-        return value <= self.target if self.at_most else value >= self.target
+    def goal(self, results: Results) -> Goal:
+        sign = "<=" if self.at_most else ">="
+        values = self.measure(results)
+        return Goal.of_rounds(self.text, sign, self.target, values, self.form)
 
 
 def of(case: str, lane: str, connections: int, value: Callable[[Sample], float]) -> Measure:

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import work
 from benchmarks.cases import Bench, read_outputs, same
+from benchmarks.command import progress
 from benchmarks.load import JSON, LoadError, make_request, parse_answer, post
 from benchmarks.process import ROOT
 from benchmarks.servers import ClipperServer
@@ -40,7 +41,7 @@ def run_embedded(bench: Bench) -> None:
         found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         for name, value in found.items():
             bench.results.add(f"embedded {name}", value)
-        bench.progress(
+        progress(
             f"embedded round {round_ + 1}/{bench.runs}, "
             f"tasks {found['tasks']:,.0f}/s, gather {found['gather']:,.0f}/s"
         )
@@ -81,7 +82,7 @@ def run_misses(bench: Bench) -> None:
                 if status != 200 or read_outputs(answer) != [before + 1]:
                     raise LoadError(f"a miss was answered {status}: {answer[:300]!r}")
             bench.results.add("evaluations", after - before - 1)
-            bench.progress(
+            progress(
                 f"misses round {round_ + 1}/{bench.runs}, {MISSES:,} at once: "
                 f"{after - before - 1} evaluated"
             )
@@ -149,7 +150,7 @@ def run_start(bench: Bench) -> None:
         finally:
             server.stop()
         bench.results.add("start", took)
-        bench.progress(f"start round {round_ + 1}/{bench.runs}, {took:.3f} s")
+        progress(f"start round {round_ + 1}/{bench.runs}, {took:.3f} s")
 
 
 def run_idle(bench: Bench) -> None:
@@ -169,7 +170,7 @@ def run_idle(bench: Bench) -> None:
     bench.results.add("pss", memory.pss)
     bench.results.add("rss", memory.rss)
     bench.results.add("idle cpu", cores)
-    bench.progress(f"idle: PSS {memory.pss / 1e6:.1f} MB, {cores:.2%} of a core")
+    progress(f"idle: PSS {memory.pss / 1e6:.1f} MB, {cores:.2%} of a core")
 
 
 def _deploy_sum(bench: Bench, server: ClipperServer) -> None:

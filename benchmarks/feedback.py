@@ -12,34 +12,41 @@ Nothing else should run on the machine. Linux only.
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
+from benchmarks.command import (
+    SHORT,
+    count,
+    end_on_signals,
+    fill,
+    make_options,
+    missing_extra,
+    progress,
+    refuse,
+    run_parts,
+    some_of,
+)
 from benchmarks.feedback_cost import measure_costs
 from benchmarks.feedback_disk import flush_seconds, measure_sizes
 from benchmarks.feedback_rate import run_join, run_rate
 from benchmarks.feedback_report import Found, make_report
-from benchmarks.load import LoadError
 from benchmarks.mnist import missing_package
 from benchmarks.process import raise_descriptor_limit
 from benchmarks.results import describe_machine
-from benchmarks.serving import _exit, positive
 from benchmarks.stragglers import RATE, SIZES, measure_stragglers
 
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    if chosen.plots is not None and find_spec("matplotlib") is None:
-        print("error: --plots needs matplotlib, of the extra `bench`", file=sys.stderr)
-        return 2
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
+    missing = missing_extra(None, chosen.plots)
+    if missing is not None:
+        return refuse(missing)
+    end_on_signals()
     raise_descriptor_limit()
     with tempfile.TemporaryDirectory(prefix="clipper-bench-", dir=chosen.disk) as scratch:
         about = describe_machine() | {
@@ -48,16 +55,10 @@ def main(arguments: list[str]) -> int:
             "flush_ms": flush_seconds(Path(scratch)) * 1e3,
         }
         found = Found(about)
-        for name in chosen.only:
-            try:
-                PARTS[name](found, Path(scratch), chosen)
-            except LoadError as error:
-                found.notes.append(f"{name}: {error}")
-                found.failed = True
-            except KeyboardInterrupt:
-                found.notes.append(f"Interrupted during {name}.")
-                found.failed = True
-                break
+        if chosen.short:
+            found.notes.append(SHORT)
+        run = partial(run_part, found, Path(scratch), chosen)
+        run_parts(chosen.only, run, found.fail)
     print(f"\n{make_report(found)}")
     if chosen.json is not None:
         found.write(chosen.json)
@@ -68,11 +69,12 @@ def main(arguments: list[str]) -> int:
     return 1 if found.failed else 0
 
 
-def progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 # -- the parts -------------------------------------------------------------------------
+
+
+def run_part(found: Found, scratch: Path, chosen: argparse.Namespace, name: str) -> None:
+    PARTS[name](found, scratch, chosen)
+
 
 Part = Callable[[Found, Path, argparse.Namespace], None]
 
@@ -121,37 +123,21 @@ PARTS: dict[str, Part] = {
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks feedback",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = make_options("feedback", __doc__)
     add = options.add_argument
-    add("--runs", type=positive, help="rounds (5)")
+    add("--runs", type=count, help="rounds (5)")
     add(
         "--seconds", type=float, help="of each load (2); a load of stragglers has six times"
     )
     add("--rate", type=float, default=RATE, help=f"queries/s of stragglers ({RATE:g})")
-    add("--only", type=parts, default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    add("--only", type=some_of(PARTS), default=list(PARTS), help=f"of {', '.join(PARTS)}")
     add("--disk", type=Path, metavar="DIR", help="where data directories are made")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     add("--plots", type=Path, metavar="DIR", help="draw SVG files there")
     add("--short", action="store_true", help="a minute in all: does it work")
     chosen = options.parse_args(arguments)
-    if chosen.runs is None:
-        chosen.runs = 1 if chosen.short else 5
-    if chosen.seconds is None:
-        chosen.seconds = 0.5 if chosen.short else 2.0
+    short = chosen.short
+    fill(chosen, runs=1 if short else 5, seconds=0.5 if short else 2.0)
     if not 0.2 <= chosen.seconds <= 600 or not 1 <= chosen.rate <= 1000:
         options.error("--seconds must be from 0.2 to 600, --rate from 1 to 1000")
     return chosen
-
-
-def parts(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in PARTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"no part {unknown[0]!r}; there are {', '.join(PARTS)}"
-        )
-    return names

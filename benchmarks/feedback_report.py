@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import write_json
 from benchmarks.feedback_cost import DECODING, MODES, TARGETS, Costs, Difference
 from benchmarks.feedback_disk import Sizes
 from benchmarks.feedback_rate import FORMS, JOINS, POLICIES, Form, RateSample
-from benchmarks.overload_goals import Goal
-from benchmarks.report import cell, spread, table
+from benchmarks.goals import Goal, goal_table
 from benchmarks.results import Series, unique
 from benchmarks.stragglers import StragglerSample
 from benchmarks.straggling import CLIPPER, LANES, PAPER, SLO
+from benchmarks.tables import spread, table
 
 RATE_TARGET = 15_000.0
 JOIN_TARGET = 3.0  # the paper's cache made it 1.63 times as fast
@@ -46,8 +46,13 @@ class Found:
     notes: list[str] = field(default_factory=list)
     failed: bool = False
 
+    def fail(self, text: str) -> None:
+        """Note that something that was asked for could not be measured."""
+        self.failed = True
+        self.notes.append(text)
+
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(path, asdict(self))
 
     def straggler(self, lane: str, members: int) -> list[StragglerSample]:
         return [s for s in self.stragglers if (s.lane, s.members) == (lane, members)]
@@ -74,7 +79,7 @@ def make_report(found: Found) -> str:
         parts.append(f"Policies on the way of a query, us\n\n{cost_table(found)}")
     if found.stragglers:
         parts.append(f"Stragglers, 20 ms objective\n\n{straggler_table(found)}")
-    parts.append(f"Targets\n\n{target_table(found)}")
+    parts.append(f"Targets\n\n{goal_table(goals(found))}")
     parts += [f"Note: {note}" for note in [*found.notes, *remarks(found)]]
     return "\n\n".join(parts)
 
@@ -254,13 +259,13 @@ def rate_goals(found: Found) -> Iterator[Goal]:
         for policy in POLICIES:
             rates = [s.rate for s in of(found.rate, policy, form)]
             text = f"pieces/s, {policy}, {form.text}"
-            yield Goal(text, ">=", RATE_TARGET, rates, "{:,.0f}")
+            yield Goal.of_rounds(text, ">=", RATE_TARGET, rates, "{:,.0f}")
     by_id, _, evaluated = (
         {s.round: s.rate for s in found.join if s.lane == lane} for lane in JOINS
     )
     ratios = [by_id[n] / rate for n, rate in evaluated.items() if n in by_id]
     text = "feedback by query id, times that by input, evaluated"
-    yield Goal(text, ">=", JOIN_TARGET, ratios, "{:.1f}")
+    yield Goal.of_rounds(text, ">=", JOIN_TARGET, ratios, "{:.1f}")
 
 
 def cost_goals(found: Found) -> Iterator[Goal]:
@@ -273,7 +278,7 @@ def cost_goals(found: Found) -> Iterator[Goal]:
                 if (one.policy, one.mode) == (policy, mode):
                     over = blocks([spent.loop * 1e6 for spent in one.over])
             text = f"{policy} over static, {mode}, us"
-            yield Goal(text, "<=", target, over, "{:.1f}")
+            yield Goal.of_rounds(text, "<=", target, over, "{:.1f}")
 
 
 def blocks(values: Series) -> Series:
@@ -288,23 +293,8 @@ def straggler_goals(found: Found) -> Iterator[Goal]:
     for members in sizes:
         worst = [s.p99 * 1e3 for s in found.straggler(CLIPPER.name, members)]
         text = f"p99 with {members} members, ms"
-        yield Goal(text, "<=", 1.1 * SLO * 1e3, worst, "{:.1f}")
+        yield Goal.of_rounds(text, "<=", 1.1 * SLO * 1e3, worst, "{:.1f}")
     for members in FAST_SIZES:
         means = [s.mean * 1e3 for s in found.straggler(CLIPPER.name, members)]
         text = f"mean with {members} members, ms"
-        yield Goal(text, "<=", 0.6 * SLO * 1e3, means, "{:.1f}")
-
-
-def target_table(found: Found) -> str:
-    lines = [
-        [
-            goal.text,
-            f"{goal.sign} {goal.form.format(goal.target)}",
-            cell(goal.values, goal.form),
-            spread(goal.values, goal.form),
-            goal.verdict,
-        ]
-        for goal in goals(found)
-    ]
-    heads = ["criterion", "target", "measured", "of all rounds", ""]
-    return table(heads, lines, left={0, 4})
+        yield Goal.of_rounds(text, "<=", 0.6 * SLO * 1e3, means, "{:.1f}")

@@ -13,19 +13,26 @@ Everything follows from the seeds. Needs the extra `bench`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import time
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from benchmarks import mnist
-from benchmarks.batching import count, some_of
-from benchmarks.learn.estimate import goal_table
+from benchmarks.command import (
+    SHORT,
+    count,
+    fill,
+    make_options,
+    missing_extra,
+    progress,
+    refuse,
+    some_of,
+    write_json,
+)
+from benchmarks.goals import goal_table
 from benchmarks.learn.settings import Settings
 from benchmarks.results import describe_machine
 
@@ -35,16 +42,9 @@ SEEDS, QUICK_SEEDS = 50, 2
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    missing = mnist.missing_package()
-    if missing is None and chosen.plots is not None and find_spec("matplotlib") is None:
-        missing = "matplotlib"
+    missing = missing_extra(mnist.missing_package(), chosen.plots)
     if missing is not None:
-        print(
-            f"error: {missing} is not installed; the benchmark needs the extra `bench`: "
-            "pip install '.[bench]'",
-            file=sys.stderr,
-        )
-        return 2
+        return refuse(missing)
     settings = Settings(range(chosen.seeds), chosen.short, chosen.processes)
     about = {**describe_machine(), "seeds": chosen.seeds, "quick": chosen.short}
     found: dict[str, Any] = {"about": about, "parts": {}}
@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> int:
         begun = time.perf_counter()
         found["parts"][name] = part(name).measure(settings)
         took = time.perf_counter() - begun
-        print(f"[{time.strftime('%H:%M:%S')}] {name}: {took:.0f} s", flush=True)
+        progress(f"{name}: {took:.0f} s")
     print(f"\n{make_report(found)}")
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(chosen.json, found)
     if chosen.plots is not None:
         chosen.plots.mkdir(parents=True, exist_ok=True)
         for name, one in found["parts"].items():
@@ -78,16 +78,14 @@ def make_report(found: dict[str, Any]) -> str:
     for name, one in found["parts"].items():
         texts.append(f"{part(name).TITLE}\n\n{part(name).report(one)}")
         goals += part(name).goals(one)
-    texts.append(f"Targets\n\n{goal_table(goals)}")
+    texts.append(f"Targets\n\n{goal_table(goals, beside='95 % interval')}")
+    if about["quick"]:
+        texts.append(f"Note: {SHORT}")
     return "\n\n".join(texts)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks learning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = make_options("learning", __doc__)
     add = options.add_argument
     add("--seeds", type=count, help=f"how many ({SEEDS})")
     add("--only", type=some_of(PARTS), default=list(PARTS), help=f"of {', '.join(PARTS)}")
@@ -96,8 +94,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--plots", type=Path, metavar="DIRECTORY", help="write the plots there")
     add("--short", action="store_true", help="short streams, few seeds: does it work")
     chosen = options.parse_args(arguments)
-    if chosen.seeds is None:
-        chosen.seeds = QUICK_SEEDS if chosen.short else SEEDS
-    if chosen.processes is None:
-        chosen.processes = 1 if chosen.short else os.cpu_count() or 1
+    short = chosen.short
+    seeds, processes = QUICK_SEEDS if short else SEEDS, 1 if short else os.cpu_count() or 1
+    fill(chosen, seeds=seeds, processes=processes)
     return chosen

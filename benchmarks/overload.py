@@ -10,14 +10,23 @@ Nothing else should run on the machine. Linux only.
 from __future__ import annotations
 
 import argparse
-import signal
 import statistics
-import sys
 import tempfile
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.command import (
+    SHORT,
+    count,
+    end_on_signals,
+    fill,
+    make_options,
+    missing_extra,
+    progress,
+    refuse,
+    run_parts,
+    some_of,
+)
 from benchmarks.findings import find_capacity
 from benchmarks.load import LoadError
 from benchmarks.overload_figures import draw
@@ -25,12 +34,11 @@ from benchmarks.overload_parts import ALONE, PARTS, TOGETHER, run_sweep
 from benchmarks.overload_report import make_report
 from benchmarks.process import raise_descriptor_limit
 from benchmarks.results import describe_machine
-from benchmarks.servers import PEERS, peer_version
-from benchmarks.serving import _exit, find_peers, positive
+from benchmarks.servers import PEERS, add_peer_options, find_peers, peer_versions
 from benchmarks.trials import CLIPPER_LANES, Lane, Trials, start_lanes
 
 
-def run_parts(bench: Trials, names: list[str]) -> None:
+def run_all(bench: Trials, names: list[str]) -> None:
     """Run the parts called `names`, up to an interrupt; one that fails leaves a note."""
     name = "start"
     try:
@@ -48,20 +56,12 @@ def run_parts(bench: Trials, names: list[str]) -> None:
                     settle_capacity(bench)
                 TOGETHER[name](bench, lanes)
         settle_capacity(bench)
-        for name in ALONE:
-            if name in names:
-                run_alone(bench, name)
+        alone = [name for name in ALONE if name in names]
+        run_parts(alone, lambda name: ALONE[name](bench), bench.fail)
     except LoadError as error:
         bench.fail(f"{name}: {error}")
     except KeyboardInterrupt:
         bench.fail(f"Interrupted during {name}.")
-
-
-def run_alone(bench: Trials, name: str) -> None:
-    try:
-        ALONE[name](bench)
-    except LoadError as error:
-        bench.fail(f"{name}: {error}")
 
 
 def settle_capacity(bench: Trials) -> None:
@@ -71,7 +71,7 @@ def settle_capacity(bench: Trials) -> None:
         if not found:
             raise LoadError("Clipper's capacity was not measured")
         bench.capacity = statistics.median(found)
-        bench.progress(f"the capacity is {bench.capacity:,.0f}/s")
+        progress(f"the capacity is {bench.capacity:,.0f}/s")
 
 
 # -- the command line ------------------------------------------------------------------
@@ -79,18 +79,16 @@ def settle_capacity(bench: Trials) -> None:
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    if chosen.plot is not None and find_spec("matplotlib") is None:
-        print("error: --plot needs matplotlib, of the extra `bench`", file=sys.stderr)
-        return 2
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
+    missing = missing_extra(None, chosen.plot)
+    if missing is not None:
+        return refuse(missing)
+    end_on_signals()
     raise_descriptor_limit()
     try:
         peers = find_peers(chosen)
-        versions = {name: peer_version(name, python) for name, python in peers.items()}
+        versions = peer_versions(peers)
     except LoadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
     about = {
         **describe_machine(),
         "runs": chosen.runs,
@@ -111,7 +109,9 @@ def main(arguments: list[str]) -> int:
         for name in PEERS:
             if name not in peers and not chosen.short:
                 bench.note(f"{name} was left out.")
-        run_parts(bench, chosen.only)
+        run_all(bench, chosen.only)
+        if chosen.short:
+            bench.notes.append(SHORT)
     print(f"\n{make_report(bench)}")
     if chosen.json is not None:
         bench.write(chosen.json)
@@ -121,37 +121,19 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks overload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = make_options("overload", __doc__)
     add = options.add_argument
-    add("--runs", type=positive, help="rounds (3)")
+    add("--runs", type=count, help="rounds (3)")
     add("--seconds", type=float, help="of each load (5)")
-    add("--only", type=parts, default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    add("--only", type=some_of(PARTS), default=list(PARTS), help=f"of {', '.join(PARTS)}")
     add("--capacity", type=float, default=0.0, help="requests/s, in place of the sweep's")
     add("--json", type=Path, metavar="FILE", help="write every trial there")
     add("--plot", type=Path, metavar="FILE.svg", help="draw goodput over load there")
     add("--short", action="store_true", help="half a minute in all: does it work")
-    add("--mosec-python", metavar="PATH", help="the interpreter that has Mosec")
-    add("--litserve-python", metavar="PATH", help="the interpreter that has LitServe")
-    add("--no-peers", action="store_true", help="neither Mosec nor LitServe")
+    add_peer_options(options)
     chosen = options.parse_args(arguments)
-    if chosen.runs is None:
-        chosen.runs = 1 if chosen.short else 3
-    if chosen.seconds is None:
-        chosen.seconds = 1.0 if chosen.short else 5.0
+    short = chosen.short
+    fill(chosen, runs=1 if short else 3, seconds=1.0 if short else 5.0)
     if not 0.5 <= chosen.seconds <= 600 or chosen.capacity < 0:
         options.error("--seconds must be from 0.5 to 600, --capacity a positive number")
     return chosen
-
-
-def parts(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in PARTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"no part {unknown[0]!r}; there are {', '.join(PARTS)}"
-        )
-    return names

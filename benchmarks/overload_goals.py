@@ -2,58 +2,40 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from benchmarks.findings import Settling, peak, recovery, settling, truly_told, warming
-from benchmarks.report import cell, spread, table
+from benchmarks.goals import Goal
 from benchmarks.results import Series
 from benchmarks.trials import SLO, Trials
 
 
-@dataclass(frozen=True)
-class Goal:
-    text: str
-    sign: str  # "<=" or ">="
-    target: float
-    values: Series
-    form: str = "{:.3f}"
-
-    @property
-    def verdict(self) -> str:
-        if not self.values:
-            return "not measured"
-        value = statistics.median(self.values)
-        met = value <= self.target if self.sign == "<=" else value >= self.target
-        return "met" if met else "MISSED"
-
-
 def goals(bench: Trials) -> list[Goal]:
-    found = []
+    goal = Goal.of_rounds
+    found: list[Goal] = []
     for load in (2.0, 4.0, 8.0):
         parts = [t.outcome.part for t in bench.of("overload", "aimd") if t.load == load]
         best = peak(bench, "aimd") or 1.0
         kept = [part.goodput / best for part in parts]
-        found.append(Goal(f"goodput of its peak at {load:g} times", ">=", 0.9, kept))
+        found.append(goal(f"goodput of its peak at {load:g} times", ">=", 0.9, kept))
         told = [share for part in parts if (share := truly_told(part)) is not None]
         text = f"the rest told in time at {load:g} times"
-        found.append(Goal(text, ">=", 0.999, told, "{:.4f}"))
+        found.append(goal(text, ">=", 0.999, told, "{:.4f}"))
     never = float("inf")
     back = [recovery(trial) for trial in bench.of("recovery", "aimd")]
-    found.append(Goal("recovery, s", "<=", 1.0, _finite(back, never)))
+    found.append(goal("recovery, s", "<=", 1.0, _finite(back, never)))
     warm = [warming(trial) for trial in bench.of("cold", "aimd")]
-    found.append(Goal("cold start to 90 %, s", "<=", 0.4, _finite(warm, never)))
+    found.append(goal("cold start to 90 %, s", "<=", 0.4, _finite(warm, never)))
     steps = [t.caps[1][1] / max(1.0, t.caps[0][1]) for t in bench.of("step", "aimd")]
-    found.append(Goal("cap after the quiet time, of before", ">=", 1.0, steps))
+    found.append(goal("cap after the quiet time, of before", ">=", 1.0, steps))
     slow = [settling(trial, SLO) for trial in bench.of("slowdown", "aimd")]
     before = [abs(each.before - 1.0) for each in slow if each is not None]
     after = [abs(each.after - 1.0) for each in slow if each is not None]
     near = Settling.NEAR
-    found.append(Goal("cap settled, distance from ideal", "<=", near, before))
-    found.append(Goal("and 2 s after the slow-down", "<=", near, after))
-    found.append(Goal("neighbour's p99 over 20 % or 2 ms, ms", "<=", 0.0, excess(bench)))
-    found.append(Goal("straggler: p99 of p2c's", "<=", 0.7, to_p2c(bench)))
+    found.append(goal("cap settled, distance from ideal", "<=", near, before))
+    found.append(goal("and 2 s after the slow-down", "<=", near, after))
+    found.append(goal("neighbour's p99 over 20 % or 2 ms, ms", "<=", 0.0, excess(bench)))
+    found.append(goal("straggler: p99 of p2c's", "<=", 0.7, to_p2c(bench)))
     return found
 
 
@@ -88,18 +70,3 @@ def pairs(
     for trial in bench.of(part, one):
         if trial.round in second:
             yield trial.outcome.part.p99_all, second[trial.round].outcome.part.p99_all
-
-
-def target_table(bench: Trials) -> str:
-    lines = [
-        [
-            goal.text,
-            f"{goal.sign} {goal.form.format(goal.target)}",
-            cell(goal.values, goal.form),
-            spread(goal.values, goal.form),
-            goal.verdict,
-        ]
-        for goal in goals(bench)
-    ]
-    heads = ["criterion", "target", "measured", "of all rounds", ""]
-    return table(heads, lines, left={0, 4})

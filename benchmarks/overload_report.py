@@ -18,10 +18,11 @@ from benchmarks.findings import (
     untrue,
     warming,
 )
+from benchmarks.goals import goal_table
 from benchmarks.outcome import GRACE, LAG_LIMIT
-from benchmarks.overload_goals import target_table
-from benchmarks.report import cell, spread, table
+from benchmarks.overload_goals import goals
 from benchmarks.results import unique
+from benchmarks.tables import cell, spread, table
 from benchmarks.trials import SLO, Trial, Trials, bound
 
 
@@ -31,7 +32,7 @@ def make_report(bench: Trials) -> str:
         text = make(bench)
         if text:
             parts.append(f"{title}\n\n{text}")
-    parts.append(f"Targets of Clipper's default\n\n{target_table(bench)}")
+    parts.append(f"Targets of Clipper's default\n\n{goal_table(goals(bench))}")
     parts += [f"Note: {note}" for note in bench.notes]
     return "\n\n".join(parts)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from benchmarks.cases import CASES, Case
 from benchmarks.criteria import CRITERIA, front_cpu, of, p50, rate, ratio, row_rate, series
-from benchmarks.results import Results, Sample, Series, median
+from benchmarks.goals import goal_table
+from benchmarks.results import Results, Sample, median
+from benchmarks.tables import cell, spread, table
 
 
 def make_report(results: Results) -> str:
@@ -116,46 +116,4 @@ def other_table(results: Results) -> str:
 
 
 def target_table(results: Results) -> str:
-    lines = []
-    for criterion in CRITERIA:
-        values = criterion.measure(results)
-        sign = "<=" if criterion.at_most else ">="
-        verdict = "not measured"
-        if values:
-            verdict = "met" if criterion.met(statistics.median(values)) else "MISSED"
-        lines.append(
-            [
-                criterion.text,
-                f"{sign} {criterion.form.format(criterion.target)}",
-                cell(values, criterion.form),
-                spread(values, criterion.form),
-                verdict,
-            ]
-        )
-    heads = ["criterion", "target", "measured", "of all rounds", ""]
-    return table(heads, lines, left={0, 4})
-
-
-def cell(values: Series, form: str) -> str:
-    return form.format(statistics.median(values)) if values else "-"
-
-
-def spread(values: Series, form: str) -> str:
-    if len(values) < 2:
-        return ""
-    return f"{form.format(min(values))} .. {form.format(max(values))}"
-
-
-def table(heads: list[str], lines: Iterable[list[str]], left: Iterable[int] = ()) -> str:
-    """Columns as wide as they must be; those numbered in `left` begin at the left."""
-    rows: list[Any] = [heads, *lines]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    rows.insert(1, ["-" * width for width in widths])
-    left = set(left)
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column in left else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return goal_table(criterion.goal(results) for criterion in CRITERIA)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks.command import write_json
 
 Series = list[float]  # one number per round
 
@@ -59,7 +60,7 @@ class Results:
         return unique(sample.connections for sample in self.samples if sample.case == case)
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(path, asdict(self))
 
 
 def unique(values: Iterable[Any]) -> list[Any]:

@@ -17,12 +17,14 @@ from pathlib import Path
 
 from benchmarks import plot
 from benchmarks.baselines import PaperAIMD
-from benchmarks.batching_run import Findings, Goal, LaneError, Run, Saturation
+from benchmarks.batching_run import Findings, LaneError, Run, Saturation
 from benchmarks.callers import CLOSED, Load, quantile, run_open
+from benchmarks.command import progress
+from benchmarks.goals import Goal
 from benchmarks.lanes import Lane, open_lane, quiet_collector
 from benchmarks.mnist import TITLES
-from benchmarks.report import spread, table
 from benchmarks.results import unique
+from benchmarks.tables import spread, table
 from clipper import Server
 from clipper.batching.registry import CONTROLLERS
 from clipper.errors import ClipperError
@@ -90,11 +92,11 @@ async def _measure_lanes(run: Run, lanes: list[Lane]) -> None:
             warm = SLOW_SECONDS.get(lane.label, WARM_SECONDS)
             sample = await saturate(run, lane, count, round_, run.seconds, warm)
             run.findings.saturations.append(sample)
-            run.progress(f"fig4 round {round_ + 1}/{run.runs} {describe(sample)}")
+            progress(f"fig4 round {round_ + 1}/{run.runs} {describe(sample)}")
             if lane.label == DEFAULT_CONTROLLER and sample.rate:
                 sample = await flood(lane, OVERLOAD * sample.rate, round_, run.seconds)
                 run.findings.saturations.append(sample)
-                run.progress(f"fig4 round {round_ + 1}/{run.runs} {describe(sample)}")
+                progress(f"fig4 round {round_ + 1}/{run.runs} {describe(sample)}")
 
 
 async def find_callers(run: Run, lane: Lane) -> int:
@@ -110,7 +112,7 @@ async def find_callers(run: Run, lane: Lane) -> int:
         if falls == 2 or sample.rate < COLLAPSE * max(rates.values()):
             break
     best = fewest_callers(rates)
-    run.progress(f"fig4 {lane.model} {lane.label}: best with {best} callers")
+    progress(f"fig4 {lane.model} {lane.label}: best with {best} callers")
     return best
 
 
@@ -275,20 +277,20 @@ def goals(findings: Findings) -> list[Goal]:
         gains = ratios(findings, model, DEFAULT_CONTROLLER)
         values = [statistics.median(gains)] if gains else []
         text = f"{TITLES[model]}: in time/s with aimd, over none"
-        found.append(Goal(text, target, values))
+        found.append(Goal.of_worst(text, ">=", target, values, "{:.2f}"))
     busy = [
         middle(samples, lambda s: s.busy)
         for samples in _lanes(findings, FLOOD)
         if middle(samples, lambda s: s.batch_mean) >= LONG_BATCH
     ]
     text = "aimd, open loop, models whose batches take 2 ms or more: replica busy"
-    found.append(Goal(text, 0.9, busy, "{:.3f}"))
+    found.append(Goal.of_worst(text, ">=", 0.9, busy))
     p99 = [
         middle(samples, batch_p99) * 1e3
         for samples in _lanes(findings, DEFAULT_CONTROLLER, FLOOD)
     ]
     text = "aimd, every model: p99 of the batch latency, ms"
-    found.append(Goal(text, SLO_SECONDS * 1e3, p99, "{:.1f}", at_most=True))
+    found.append(Goal.of_worst(text, "<=", SLO_SECONDS * 1e3, p99, "{:.1f}"))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import subprocess
@@ -236,6 +237,29 @@ class ClipperServer(Server):
             if line.startswith(f"{name}{{") and f'model="{model}"' in line:
                 return float(line.rsplit(" ", 1)[1])
         raise LoadError(f"{self.name} publishes no {name} of {model}")
+
+
+# -- where peers are -------------------------------------------------------------------
+
+
+def add_peer_options(options: argparse.ArgumentParser) -> None:
+    add = options.add_argument
+    add("--mosec-python", metavar="PATH", help="the interpreter that has Mosec")
+    add("--litserve-python", metavar="PATH", help="the interpreter that has LitServe")
+    add("--no-peers", action="store_true", help="neither Mosec nor LitServe")
+
+
+def find_peers(chosen: argparse.Namespace) -> dict[str, str]:
+    """Interpreters by the name of the peer, of those that are wanted and there."""
+    if chosen.short or chosen.no_peers:
+        return {}
+    found = {name: find_peer(name, getattr(chosen, f"{name}_python")) for name in PEERS}
+    return {name: python for name, python in found.items() if python is not None}
+
+
+def peer_versions(peers: Mapping[str, str]) -> dict[str, str]:
+    """Versions of the peers' distributions; LoadError if an interpreter lacks its own."""
+    return {name: peer_version(name, python) for name, python in peers.items()}
 
 
 def find_peer(name: str, chosen: str | None) -> str | None:

@@ -15,11 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import plot
-from benchmarks.batching_run import BatchTime, Findings, Goal, LaneError, Run
+from benchmarks.batching_run import BatchTime, Findings, LaneError, Run
+from benchmarks.command import progress
+from benchmarks.goals import Goal
 from benchmarks.lanes import Lane, open_lane, quiet_collector
 from benchmarks.mnist import TITLES
-from benchmarks.report import table
 from benchmarks.results import unique
+from benchmarks.tables import table
 from clipper import Server
 from clipper.errors import ClipperError
 
@@ -103,7 +105,7 @@ async def _measure_sizes(run: Run, lane: Lane) -> None:
             seconds = await time_batch(lane, rows)
             run.findings.batch_times.append(BatchTime(lane.model, rows, seconds))
     line = line_of(run.findings, lane.model)
-    run.progress(
+    progress(
         f"fig3 {lane.model}: {line.per_row * 1e6:.2f} us/row + {line.fixed * 1e3:.2f} ms, "
         f"R2 {line.r2:.2f}, up to {max(sizes)} rows"
     )

@@ -10,21 +10,28 @@ run on the machine. Linux only.
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from benchmarks.cases import CASES, Bench, run_case
+from benchmarks.command import (
+    SHORT,
+    count,
+    end_on_signals,
+    fill,
+    make_options,
+    refuse,
+    run_parts,
+    some_of,
+)
 from benchmarks.episodes import run_embedded, run_idle, run_misses, run_start
 from benchmarks.load import LoadError, find_generator
 from benchmarks.process import raise_descriptor_limit
 from benchmarks.report import make_report
 from benchmarks.results import Results, describe_machine
-from benchmarks.servers import PEERS, find_peer, peer_version
+from benchmarks.servers import PEERS, add_peer_options, find_peers, peer_versions
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     **{case.name: partial(run_case, case=case) for case in CASES},
@@ -38,16 +45,14 @@ SHORT_PARTS = ("sum", "misses", "start")
 
 def main(arguments: list[str]) -> int:
     chosen = parse(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
+    end_on_signals()
     raise_descriptor_limit()
     try:
         peers = find_peers(chosen)
-        versions = {name: peer_version(name, python) for name, python in peers.items()}
+        versions = peer_versions(peers)
         generator = find_generator(chosen.generator)
     except LoadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
     about = {
         **describe_machine(),
         "runs": chosen.runs,
@@ -59,6 +64,8 @@ def main(arguments: list[str]) -> int:
         "peers": versions,
     }
     results = Results(about)
+    if chosen.short:
+        results.notes.append(SHORT)
     for name in PEERS:
         if name not in peers and not chosen.short:
             results.notes.append(f"{name} is not installed and was left out.")
@@ -76,96 +83,47 @@ def main(arguments: list[str]) -> int:
             peers=peers,
             against=chosen.against,
         )
-        run_parts(bench, chosen.only)
+        run_parts(chosen.only, lambda name: PARTS[name](bench), bench.fail)
     print(f"\n{make_report(results)}")
     if chosen.json is not None:
         results.write(chosen.json)
     return 1 if bench.failed else 0
 
 
-def run_parts(bench: Bench, names: list[str]) -> None:
-    """Run the parts called `names`, up to an interrupt; one that fails leaves a note."""
-    for name in names:
-        try:
-            PARTS[name](bench)
-        except LoadError as error:
-            bench.fail(f"{name}: {error}")
-        except KeyboardInterrupt:
-            bench.fail(f"Interrupted during {name}.")
-            return
-
-
-def find_peers(chosen: argparse.Namespace) -> dict[str, str]:
-    """Interpreters by the name of the peer, of those that are wanted and there."""
-    if chosen.short or chosen.no_peers:
-        return {}
-    found = {name: find_peer(name, getattr(chosen, f"{name}_python")) for name in PEERS}
-    return {name: python for name, python in found.items() if python is not None}
-
-
-def _exit(number: int, _: FrameType | None) -> None:
-    """End as on Ctrl-C, so that every server is stopped."""
-    sys.exit(128 + number)
-
-
 # -- the command line ------------------------------------------------------------------
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = make_options("serving", __doc__)
     add = options.add_argument
-    add("--runs", type=positive, help="rounds (5)")
-    add("--seconds", type=positive, help="of each load (3)")
+    add("--runs", type=count, help="rounds (5)")
+    add("--seconds", type=count, help="of each load (3)")
     add(
         "--warm", type=int, help="seconds of load on each server before the first round (1)"
     )
     add("--connections", type=counts, help="comma-separated (1,32,128,512)")
-    add("--only", type=parts, help=f"comma-separated, of {', '.join(PARTS)}")
+    add("--only", type=some_of(PARTS), help=f"comma-separated, of {', '.join(PARTS)}")
     add("--json", type=Path, metavar="FILE", help="write every sample there")
     add("--short", action="store_true", help="some seconds in all, no peers: does it work")
     add("--generator", choices=("auto", "wrk", "own"), default="auto")
     add("--slo-ms", type=float, default=100.0, help="Clipper's objective (100)")
-    add("--mosec-python", metavar="PATH", help="the interpreter that has Mosec")
-    add("--litserve-python", metavar="PATH", help="the interpreter that has LitServe")
-    add("--no-peers", action="store_true", help="neither Mosec nor LitServe")
+    add_peer_options(options)
     add("--against", type=checkout, metavar="DIR", help="another checkout to load in turn")
     chosen = options.parse_args(arguments)
     short = chosen.short
-    defaults = {
-        "runs": 1 if short else 5,
-        "seconds": 1 if short else 3,
-        "warm": 0 if short else 1,
-        "connections": (1, 128) if short else (1, 32, 128, 512),
-        "only": list(SHORT_PARTS if short else PARTS),
-    }
-    for name, value in defaults.items():
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, value)
+    fill(
+        chosen,
+        runs=1 if short else 5,
+        seconds=1 if short else 3,
+        warm=0 if short else 1,
+        connections=(1, 128) if short else (1, 32, 128, 512),
+        only=list(SHORT_PARTS if short else PARTS),
+    )
     return chosen
 
 
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return int(text)
-
-
 def counts(text: str) -> tuple[int, ...]:
-    return tuple(positive(part) for part in text.split(","))
-
-
-def parts(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in PARTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"no part {unknown[0]!r}; there are {', '.join(PARTS)}"
-        )
-    return names
+    return tuple(count(part) for part in text.split(","))
 
 
 def checkout(text: str) -> Path:

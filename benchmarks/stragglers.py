@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from benchmarks.load import LoadError, percentile
 from benchmarks.openloop import Timer
 from benchmarks.process import busy_seconds, read_tree
 from benchmarks.straggling import LANES, Lane, make_member, truth_of, use_panels
+from clipper.selection.policy import model_of
 
 if TYPE_CHECKING:
     from clipper import Server
@@ -116,20 +117,24 @@ class Load:
         self.latencies.append(time.monotonic() - asked.due)
         self.right += prediction.output == truth_of(asked.number)
         self.defaults += prediction.default
-        self._count(query, len(prediction.missing or ()))
+        self._count(query, prediction.missing or ())
         self._left -= 1
         if not self._left:
             self._done.set_result(None)
 
-    def _count(self, query: Query, missing: int) -> None:
+    def _count(self, query: Query, missing: Collection[str]) -> None:
         panel = query.panel
         if panel is None:
             raise LoadError("a query was not answered by an ensemble")
-        refused = sum(failure is not None for failure in panel.failures)
+        # a member that gave up for the deadline's sake failed, and is missing
+        refused = sum(
+            failure is not None and str(model_of(arm)) not in missing
+            for arm, failure in zip(panel.choice.arms, panel.failures, strict=True)
+        )
         self.members += len(panel.texts)
-        self.missing += missing
+        self.missing += len(missing)
         self.refused += refused
-        self.unwaited += panel.texts.count(None) - missing - refused
+        self.unwaited += panel.texts.count(None) - len(missing) - refused
 
 
 async def measure_stragglers(

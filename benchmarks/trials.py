@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from benchmarks import cases, work
 from benchmarks.cases import CHECKED, check_answers
+from benchmarks.command import progress, write_json
 from benchmarks.load import LoadError, Target, post, write_bodies
 from benchmarks.outcome import OpenLoad, Outcome, Pairs
 from benchmarks.process import busy_seconds
@@ -120,10 +120,7 @@ class Trials:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-        self.progress(text)
-
-    def progress(self, text: str) -> None:
-        print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+        progress(text)
 
     def write(self, path: Path) -> None:
         fields = {
@@ -132,7 +129,7 @@ class Trials:
             "notes": self.notes,
             "trials": [asdict(trial) for trial in self.trials],
         }
-        path.write_text(json.dumps(fields, indent=1) + "\n")
+        write_json(path, fields)
 
 
 @dataclass(frozen=True)
@@ -221,7 +218,7 @@ def start_lanes(
         except LoadError as error:
             bench.fail(f"{name}: {error}")
             continue
-        bench.progress(f"{name} is up")
+        progress(f"{name} is up")
         yield lane
 
 
@@ -292,7 +289,7 @@ def measure(
         caps=caps,
         facts=facts if facts is not None else {},
     )
-    bench.progress(describe(trial))
+    progress(describe(trial))
     if part != "warm":
         bench.trials.append(trial)
     return trial

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import plot
-from benchmarks.batching_run import Findings, Goal, LaneError, Run, Wait
+from benchmarks.batching_run import Findings, LaneError, Run, Wait
 from benchmarks.callers import Load, quantile, run_open, run_predict
+from benchmarks.command import progress
+from benchmarks.goals import Goal
 from benchmarks.lanes import Lane, open_lane, quiet_collector
 from benchmarks.mnist import TITLES
-from benchmarks.report import table
 from benchmarks.results import unique
+from benchmarks.tables import table
 from clipper import Server
 from clipper.errors import ClipperError
 
@@ -94,14 +96,14 @@ async def _measure_lanes(run: Run, lanes: list[Lane]) -> None:
         )
         capacity = max(capacity, load.rate)
     model = lanes[0].model
-    run.progress(f"fig5 {model}: {capacity:,.0f}/s with {CAPACITY_CALLERS} callers")
+    progress(f"fig5 {model}: {capacity:,.0f}/s with {CAPACITY_CALLERS} callers")
     for round_ in range(run.runs):
         for shape in SHORT_LOADS if run.short else LOADS:
             for place in range(len(lanes)):
                 lane = lanes[(place + round_) % len(lanes)]
                 sample = await _measure_wait(run, lane, shape, capacity, round_)
                 run.findings.waits.append(sample)
-        run.progress(f"fig5 {model}: round {round_ + 1}/{run.runs}")
+        progress(f"fig5 {model}: round {round_ + 1}/{run.runs}")
 
 
 async def _measure_wait(
@@ -239,10 +241,11 @@ def goals(findings: Findings) -> list[Goal]:
     for model in models_of(findings):
         mine = [place for place in all_places if place.model == model]
         text = f"{TITLES[model]}, all loads: throughput of auto, of the best fixed wait's"
-        found.append(Goal(text, 0.98, [each.of_best(rate) for each in mine], "{:.3f}"))
+        values = [each.of_best(rate) for each in mine]
+        found.append(Goal.of_worst(text, ">=", 0.98, values))
         text = f"{TITLES[model]}, all loads: mean latency of auto, of that wait's"
         values = [each.of_best(mean) for each in mine]
-        found.append(Goal(text, 1.02, values, "{:.3f}", at_most=True))
+        found.append(Goal.of_worst(text, "<=", 1.02, values))
     return found
 
 

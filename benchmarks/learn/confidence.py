@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learn.estimate import Goal, mean_of, ratio_of
+from benchmarks.goals import Goal
+from benchmarks.learn.estimate import mean_of, ratio_of
 from benchmarks.learn.graded import SEED, Answers, Floats, fit_models, load_digits
 from benchmarks.learn.play import play_ensemble
 from benchmarks.learn.seeds import for_seeds
 from benchmarks.learn.settings import Settings
 from benchmarks.plot import line_plot
-from benchmarks.report import table
+from benchmarks.tables import table
 
 TITLE = "Confident answers: k members agree, or the ensemble says so (figure 7)"
 QUERIES, QUICK_QUERIES = 3_000, 500

@@ -1,14 +1,11 @@
-"""Numbers over seeds with 95 % intervals, and targets for them."""
+"""Numbers over seeds with 95 % intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-from benchmarks.report import table
 
 SEED = 20170327
 RESAMPLES = 10_000
@@ -63,40 +60,3 @@ def ratio_of(above: Sequence[float], below: Sequence[float]) -> Estimate:
 def difference_of(one: Sequence[float], other: Sequence[float]) -> Estimate:
     """The mean of the differences within seeds."""
     return mean_of(np.subtract(one, other).tolist())
-
-
-@dataclass(frozen=True)
-class Goal:
-    """`text`: what is compared. `value` must reach `target`, from the side that `sign`
-    says ("<=", "<" or ">="); `shown` is what stands beside it, as a rule its interval."""
-
-    text: str
-    sign: str
-    target: float
-    value: float
-    shown: str = ""
-    form: str = "{:.3f}"
-
-    @property
-    def met(self) -> bool:
-        if self.sign == "<":
-            return self.value < self.target
-        return self.value <= self.target if self.sign == "<=" else self.value >= self.target
-
-    @property
-    def verdict(self) -> str:
-        return "PASS" if self.met else "MISS"
-
-
-def goal_table(goals: Iterable[Goal]) -> str:
-    lines = [
-        [
-            goal.text,
-            f"{goal.sign} {goal.form.format(goal.target)}",
-            goal.form.format(goal.value),
-            goal.shown,
-            goal.verdict,
-        ]
-        for goal in goals
-    ]
-    return table(["target", "", "measured", "95 % interval", ""], lines, left={0, 3, 4})

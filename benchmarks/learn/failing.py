@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learn.estimate import Estimate, Goal, difference_of, mean_of, ratio_of
+from benchmarks.goals import Goal
+from benchmarks.learn.estimate import Estimate, difference_of, mean_of, ratio_of
 from benchmarks.learn.graded import (
     SEED,
     TITLES,
@@ -28,7 +29,7 @@ from benchmarks.learn.play import PolicyChooser, play, play_ensemble
 from benchmarks.learn.seeds import for_seeds
 from benchmarks.learn.settings import Settings
 from benchmarks.plot import line_plot
-from benchmarks.report import table
+from benchmarks.tables import table
 
 TITLE = "The best of five models fails from a quarter to a half (figure 8)"
 QUERIES, QUICK_QUERIES = 20_000, 2_000

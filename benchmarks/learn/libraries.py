@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.goals import Goal
 from benchmarks.learn import peers
-from benchmarks.learn.estimate import Goal, difference_of, mean_of, standard_error
+from benchmarks.learn.estimate import difference_of, mean_of, standard_error
 from benchmarks.learn.graded import SEED, Floats
 from benchmarks.learn.peers import MABWISER, VW, MABWiser, VowpalWabbit, mabwiser_policy
 from benchmarks.learn.play import Chooser, PolicyChooser, play
@@ -22,8 +23,8 @@ from benchmarks.learn.seeds import for_seeds
 from benchmarks.learn.settings import Settings
 from benchmarks.learn.streams import STREAMS, Stream
 from benchmarks.plot import bar_plot
-from benchmarks.report import table
 from benchmarks.results import unique
+from benchmarks.tables import table
 
 TITLE = "Beside Vowpal Wabbit and MABWiser: mean losses on the same streams"
 

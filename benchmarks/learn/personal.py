@@ -25,15 +25,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.goals import Goal
 from benchmarks.learn import dialects, graded
 from benchmarks.learn.dialects import MARKED_RIGHT, Models, Written, fit_models, write
-from benchmarks.learn.estimate import Goal, mean_of, ratio_of
+from benchmarks.learn.estimate import mean_of, ratio_of
 from benchmarks.learn.graded import Answers
 from benchmarks.learn.seeds import for_seeds
 from benchmarks.learn.settings import Settings
 from benchmarks.learn.users import Users
 from benchmarks.plot import line_plot
-from benchmarks.report import table
+from benchmarks.tables import table
 
 TITLE = "New users with a way of writing of their own (figure 10)"
 

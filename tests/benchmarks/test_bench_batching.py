@@ -11,7 +11,7 @@ from fakes import FakeLoop, FakeReplica, ManualClock
 
 from benchmarks import batching, callers, mnist, saturation, waits
 from benchmarks.batch_log import BatchLog
-from benchmarks.batching_run import BatchTime, Findings, Goal, Run, Saturation, Wait
+from benchmarks.batching_run import BatchTime, Findings, Run, Saturation, Wait
 from benchmarks.callers import Load, Target
 from benchmarks.results import describe_machine
 from benchmarks.service_times import MOST_ROWS, fit_line, grow_sizes
@@ -319,13 +319,6 @@ def test_one_bad_load_is_not_hidden(findings: Findings) -> None:
         findings.waits.append(waited("0", 0, 1000.0, 0.005, load))
         findings.waits.append(waited("auto", 0, rate, 0.005, load))
     assert [goal.verdict for goal in waits.goals(findings)] == ["MISSED", "met"]
-
-
-def test_the_worst_value_decides() -> None:
-    assert Goal("a", 1.0, [0.9, 2.0]).verdict == "MISSED"
-    assert Goal("a", 1.0, [0.9, 2.0], at_most=True).verdict == "MISSED"
-    assert Goal("a", 1.0, [1.0]).verdict == "met"
-    assert Goal("a", 1.0, []).verdict == "not measured"
 
 
 def test_a_report_shows_all(findings: Findings, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.criteria import CRITERIA, best_rate, of, rate, ratio
-from benchmarks.report import make_report, table, target_table
+from benchmarks.report import make_report, target_table
 from benchmarks.results import Results, Sample, describe_machine
+from benchmarks.tables import table
 
 
 def sample(lane: str, round_: int, rate: float, connections: int = 128) -> Sample:

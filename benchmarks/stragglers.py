@@ -113,7 +113,7 @@ class Load:
             timer.arm(self._due[self._next])
 
     def answered(self, asked: Asked, query: Query) -> None:
-        prediction = self._application.prediction(query)
+        prediction = query.prediction()
         self.latencies.append(time.monotonic() - asked.due)
         self.right += prediction.output == truth_of(asked.number)
         self.defaults += prediction.default

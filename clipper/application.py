@@ -5,49 +5,37 @@ This is the one file where selection meets models.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from random import Random
 
 from clipper.attainment import ApplicationStats, Recent
 from clipper.batching.job import Block, Job, Waiter
 from clipper.cache import EXACT, PredictionCache, cache_key
-from clipper.choosing import Choice, Chooser
+from clipper.choosing import Choice
 from clipper.clock import Clock
 from clipper.deadlines import CallLater, Deadlines
-from clipper.errors import InvalidInput
-from clipper.guarding import Guard
 from clipper.inputs import Row, parse_input_type
-from clipper.learning.decisions import Made
 from clipper.learning.learner import Learner
 from clipper.learning.service import Learning
 from clipper.learning.users import User
+from clipper.loading import Loading, is_cold
 from clipper.model import Model
-from clipper.panel import Member, Panel
+from clipper.panel import Panel
 from clipper.query import NO_MODEL, BatchQuery, BatchReceiver, Query, Receiver, RowWaiter
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord
 from clipper.rendering import Rendering
+from clipper.roster import Roster
 from clipper.selection.combine import Combiner, make_combiner
 from clipper.selection.losses import make_loss
-from clipper.selection.policy import (
-    Arm,
-    Ensemble,
-    Score,
-    SingleChoice,
-    Subject,
-    make_arm,
-)
-from clipper.shadowing import Comparison, Shadowed
-from clipper.values import Output, Prediction, RowError
-
-logger = logging.getLogger(__name__)
+from clipper.selection.policy import Arm, Ensemble, Subject
+from clipper.shadowing import Shadowed
+from clipper.values import RowError
+from clipper.watching import Watch
 
 NOBODY = Subject()
 
 GONE = RowError("unavailable", "The application was deleted")
-
-_new = tuple.__new__
 
 
 class Application:
@@ -64,31 +52,21 @@ class Application:
         clock: Clock,
         call_later: CallLater,
     ) -> None:
-        self._ids = ids
+        self.ids = ids
+        self.learning = learning
+        self.decisions = learning.decisions
         self._cache = cache
-        self._learning = learning
-        self._decisions = learning.decisions
         self.now = self._now = clock.now
-        self._call_later = call_later
+        self.call_later = call_later
         self.rng = Random()
         self.learner = learner
         self.deadlines = Deadlines(clock, call_later)
         self.stats = ApplicationStats(clock.now())
-        # All mutable state beside the above: the record with what follows from it, the
-        # models that answer, by arm, and the versions of a single one by name; who
-        # decides, with how outputs are combined, a guard, and what shadows said; the
-        # standing choice of a policy that always decides the same; the choice where there
-        # is nobody to choose.
+        self.roster = Roster(record, learner, ids, self.rng)
+        self.watch = Watch(record.name, learner, learning, self.policy_changed)
+        # All mutable state beside the above: the record and the policy, with what follows
+        # from each.
         self._set_record(record)
-        self._models: dict[Arm, Model] = {}
-        self._versions: dict[str, Model] = {}
-        self._chooser = Chooser(learner, ids, self.rng)
-        self._combiner: Combiner | None = None
-        self._guard: Guard | None = None
-        self._halting: set[Arm] = set()
-        self.comparisons: dict[Arm, Comparison] = {}
-        self._standing: Choice | None = None
-        self._nobody = self._choice_of_nobody()
         self._take_policy()
 
     def __repr__(self) -> str:
@@ -120,61 +98,44 @@ class Application:
         """
         if record is not self.record:
             self._set_record(record)
-        self._models = {arm_of(model): model for model in candidates}
-        self._versions = dict(versions)
+        self.roster.update(record, candidates, versions, self._now())
         self.stats.follow((m.dispatcher.stats for m in self.reachable), self._now())
-        self._chooser.set_arms(self._models)
         self._take_policy()
 
     def policy_changed(self) -> None:
         """The learner goes on under another policy, or without an arm."""
-        self._chooser.forget()
+        self.roster.renew(self._now())
         self._take_policy()
 
     def connection_changed(self) -> None:
         """A model can be asked from now on, or cannot any more."""
-        self._chooser.forget()
-        self._take_policy()
+        self.roster.renew(self._now())
 
     def _take_policy(self) -> None:
         policy = self.learner.policy
-        self._combiner = None
+        self.watch.follow(self.arms, self.roster.chooser.shadows())
+        self.durable = policy.logged  # decisions go to the disk
+        self._personal = policy.personal
+        self._shadow_share = getattr(policy, "shadow_share", 0.0)
+        self._combiner: Combiner | None = None
         if isinstance(policy, Ensemble):
             self._combiner = make_combiner(policy, self.loss)
-        if not (isinstance(policy, SingleChoice) and policy.guards):
-            self._guard = None
-        elif self._guard is None or self._guard.policy is not policy:
-            self._guard = Guard(policy)
-            self._halting.clear()
-        self._durable = policy.logged
-        self._personal = policy.personal
         # whether a query is one model's affair from beginning to end
-        self._single = self._combiner is None and not getattr(policy, "shadow_share", 0)
-        self._nobody = self._choice_of_nobody()
-        self._standing = None
-        if not self._models:
-            self._standing = self._nobody
-        elif self._chooser.fixed:
-            self._standing = self._chooser.choose(NOBODY, self._now())
-
-    def _choice_of_nobody(self) -> Choice:
-        generation = self.learner.generation
-        stamp = self._ids.stamp(self.record.number, generation, 0, 0.0)
-        return Choice((), (), [], None, 0.0, generation, stamp)
+        self._single = self._combiner is None and not self._shadow_share
 
     @property
     def arms(self) -> dict[Arm, Model]:
         """The candidates by arm, in order."""
-        return self._models
+        return self.roster.models
 
     @property
     def models(self) -> list[Model]:
-        return list(self._models.values())
+        return list(self.roster.models.values())
 
     @property
     def reachable(self) -> set[Model]:
         """Every version that a query may reach: candidates, and versions by name."""
-        return {*self._models.values(), *self._versions.values()}
+        return self.roster.reachable
 
     def close(self) -> None:
         """Settle what waits; the application is gone."""
@@ -197,18 +158,26 @@ class Application:
         deadline = arrived + (
             self.slo if deadline_ms is None else self._budget(deadline_ms)
         )
-        if self._personal and subject.uid is not None and self._is_cold(subject.uid):
-            return self._submit_later(row, receiver, subject, deadline, cache)
+        roster = self.roster
         if version is not None:
-            choice = self._choice_of(self._named_version(version))
+            choice = roster.name(version)
+        elif (
+            self._personal
+            and subject.uid is not None
+            and is_cold(self.learner, subject.uid)
+        ):
+            query = Query(self, receiver, roster.nobody, subject, arrived, deadline)
+            self.deadlines.watch(query)
+            Loading(self, query, row, cache)
+            return query
         else:
-            choice = self._standing or self._chooser.choose(subject, arrived)
+            choice = roster.standing or roster.chooser.choose(subject, arrived)
         query = Query(self, receiver, choice, subject, arrived, deadline)
         model = choice.model
-        if model is None or choice.shadows or not model.connected:
-            return self._submit_otherwise(query, row, cache)
         payload, shape = row
-        if not (cache and self.caching):
+        if model is None or choice.shadows or not model.connected:
+            self.start(query, row, cache)
+        elif not (cache and self.caching):
             intake = model.intake
             refusal = None if intake.shared else intake.refusal(deadline)
             if refusal is not None:
@@ -219,7 +188,7 @@ class Application:
                 intake.submit(job)
             else:
                 intake.accept(job)
-        else:
+        else:  # as `ask` does, without the calls
             key = (
                 model.exact_prefix + payload
                 if shape is None and len(payload) <= EXACT
@@ -238,70 +207,23 @@ class Application:
             self.deadlines.watch(query)
         return query
 
-    def _submit_otherwise(self, query: Query, row: Row, cache: bool) -> Query:
-        """A query that is not for one connected model alone."""
+    def start(self, query: Query, row: Row, cache: bool) -> None:
+        """Begin a query as its choice says, whatever that is. Its deadline is watched by
+        the caller."""
         choice = query.choice
         if self._combiner is not None and choice.index is None and choice.arms:
-            query.panel = self._convene(choice, row, query.deadline, cache)
-            query.panel.begin(query)
+            query.panel = Panel(self, choice, self._combiner)
+            query.panel.begin(query, row, query.deadline, cache)
         elif choice.model is None:
             query.job_done(NO_MODEL)
         else:
             if self._is_shadowed(choice):
                 query.receiver = Shadowed(self, query.receiver, [row])
             query.job = self.ask(choice.model, row, query.deadline, query, cache)
-        if not query.settled:
-            self.deadlines.watch(query)
-        return query
 
     def _is_shadowed(self, choice: Choice) -> bool:
         """Whether the shadows of a choice are asked this time."""
-        policy = self.learner.policy
-        return (
-            bool(choice.shadows)
-            and isinstance(policy, SingleChoice)
-            and self.rng.random() < policy.shadow_share
-        )
-
-    def _is_cold(self, uid: str) -> bool:
-        """Whether the user may have an experience that is not in memory."""
-        users = self.learner.users
-        return users.get(uid) is None and users.may_be_kept(uid)
-
-    def _submit_later(
-        self, row: Row, receiver: Receiver, subject: Subject, deadline: float, cache: bool
-    ) -> Query:
-        """Wait for a user's experience, at most half of the time there is; then choose by
-        what is there."""
-        arrived = self._now()
-        query = Query(self, receiver, self._nobody, subject, arrived, deadline)
-        begun = False
-
-        def begin() -> None:
-            nonlocal begun
-            if begun or query.settled:
-                return
-            begun = True
-            timer.cancel()
-            query.choice = self._choose(subject, None, self._now())
-            self._submit_otherwise(query, row, cache)
-
-        timer = self._call_later((deadline - arrived) / 2, begin)
-        assert subject.uid is not None
-        self._learning.load(self.learner, subject.uid, begin)
-        self.deadlines.watch(query)
-        return query
-
-    def _convene(self, choice: Choice, row: Row, deadline: float, cache: bool) -> Panel:
-        """Ask all members of an ensemble for one row."""
-        assert self._combiner is not None
-        panel = Panel(self, choice, self._combiner)
-        for index, model in enumerate(choice.models):
-            member = Member(panel, index)
-            job = self.ask(model, row, deadline, member, cache)
-            if job is not None:
-                panel.jobs.append((job, member))
-        return panel
+        return bool(choice.shadows) and self.rng.random() < self._shadow_share
 
     def ask(
         self,
@@ -355,9 +277,10 @@ class Application:
         for index, row in enumerate(rows):
             waiter = RowWaiter(batch, index)
             if model is None:
-                panel = self._convene(batch.choice, row, batch.deadline, cache)
+                assert self._combiner is not None
+                panel = Panel(self, batch.choice, self._combiner)
                 batch.panels.append(panel)
-                panel.begin(waiter)
+                panel.begin(waiter, row, batch.deadline, cache)
                 continue
             job = self.ask(model, row, batch.deadline, waiter, cache)
             if job is not None:
@@ -403,7 +326,7 @@ class Application:
         """A batch with its decision; settled already where there is nobody to ask."""
         arrived = self._now()
         deadline = arrived + self._budget(deadline_ms)
-        choice = self._choose(subject, version, arrived)
+        choice = self.roster.choose(subject, version, arrived)
         batch = BatchQuery(self, receiver, choice, subject, arrived, deadline, rows)
         if not rows:
             batch.finish()
@@ -416,35 +339,6 @@ class Application:
 
     def _budget(self, deadline_ms: float | None) -> float:
         return self.slo if deadline_ms is None else min(self.slo, deadline_ms / 1e3)
-
-    def _choose(self, subject: Subject, version: str | None, now: float) -> Choice:
-        if version is not None:
-            return self._choice_of(self._named_version(version))
-        if self._standing is not None:
-            return self._standing
-        return self._chooser.choose(subject, now)
-
-    def _choice_of(self, model: Model) -> Choice:
-        """The decision of somebody who named a version."""
-        arm, generation = arm_of(model), self.learner.generation
-        stamp = self._ids.stamp(
-            self.record.number, generation, model.record.generation, 1.0
-        )
-        return Choice((arm,), (model,), [1.0], 0, 1.0, generation, stamp)
-
-    def _named_version(self, version: str) -> Model:
-        if len(self.record.models) > 1:
-            raise InvalidInput(
-                f"version needs an application with one linked model; {self.name} has "
-                f"{len(self.record.models)}"
-            )
-        model = self._versions.get(version)
-        if model is None:
-            raise InvalidInput(
-                f"Requested version: {version} does not exist for model: "
-                f"{(self.record.models or ['(none linked)'])[0]}"
-            )
-        return model
 
     def _join_or_start(
         self,
@@ -482,8 +376,9 @@ class Application:
         else:
             stats.predictions += 1
         stats.latency.observe(now - arrived)
-        if self._guard is not None and query.choice.index is not None:
-            self._watch(self._guard, query.choice, [output], now - arrived)
+        watch = self.watch
+        if watch.guard is not None and query.choice.index is not None:
+            watch.saw(query.choice, [output], now - arrived)
 
     def count_batch(self, batch: BatchQuery) -> None:
         outputs, arrived = batch.outputs, batch.arrived
@@ -495,81 +390,14 @@ class Application:
             stats.fail(error)
         stats.predictions += len(outputs) - len(failures)
         stats.latency.observe_many(now - arrived, len(outputs))
-        if self._guard is not None and batch.choice.index is not None:
-            self._watch(self._guard, batch.choice, outputs, now - arrived)
-
-    def _watch(
-        self,
-        guard: Guard,
-        choice: Choice,
-        outputs: Sequence[Output | None],
-        seconds: float,
-    ) -> None:
-        arm = choice.arm
-        assert arm is not None
-        due = [guard.saw(arm, type(output) is RowError, seconds) for output in outputs]
-        if any(due):
-            self.judge()
-
-    def judge(self) -> None:
-        """Have the guard look at the arms; one that has to go is taken out."""
-        if self._guard is None:
-            return
-        arms = [arm for arm in self._models if arm not in self.learner.halted]
-        verdict = self._guard.judge(arms, self.learner.population.totals)
-        if verdict is not None and verdict.arm not in self._halting:
-            self._halting.add(verdict.arm)
-            logger.warning("%s takes %s out: %s", self.name, *verdict)
-            self._learning.halt(self.learner, *verdict, self.policy_changed)
+        watch = self.watch
+        if watch.guard is not None and batch.choice.index is not None:
+            watch.saw(batch.choice, outputs, now - arrived)
 
     def weights(self, user: User | None = None) -> dict[Arm, float]:
         """How probable each arm is to answer a query, or how much it counts."""
-        return self._chooser.weights(user)
-
-    def scores(self) -> dict[Arm, Score]:
-        """What the guard goes by; empty where nothing is guarded."""
-        if self._guard is None:
-            return {}
-        return self._guard.scores([*self._models], self.learner.population.totals)
+        return self.roster.chooser.weights(user)
 
     def recent(self) -> Recent:
         """What became of the rows of the last 30 to 60 seconds."""
         return self.stats.recent(self._now())
-
-    def keep(self, query: Query) -> None:
-        """Remember what was decided, for feedback: the query's id goes out."""
-        output, panel = query.output, query.panel
-        if query.choice is self._standing:
-            self._decisions.keep_output(self._ids.nonce, output)
-            return
-        made = _new(
-            Made,
-            (self.number, query.choice, query.subject, output if panel is None else panel),
-        )
-        self._decisions.keep(self._ids.nonce, made, self._durable)
-
-    def keep_batch(self, batch: BatchQuery) -> None:
-        outputs = batch.panels or batch.outputs
-        made = Made(self.number, batch.choice, batch.subject, outputs)
-        self._decisions.keep(self._ids.nonce, made, self._durable)
-
-    def prediction(self, query: Query) -> Prediction:
-        """The settled query as a value. Raises where there is no default output."""
-        query_id = query.issue_id().decode()
-        return self.make_prediction(query_id, query.output, query.choice, query.panel)
-
-    def make_prediction(
-        self, query_id: str, output: Output, choice: Choice, panel: Panel | None = None
-    ) -> Prediction:
-        value, default, why = self.rendering.answer(output)
-        prediction = Prediction(query_id, value, default, why)
-        if choice.told and choice.model is not None and not default:
-            prediction.model = str(choice.model.id)
-        if panel is not None:
-            prediction.missing = panel.missing
-            prediction.confidence = None if default else panel.confidence
-        return prediction
-
-
-def arm_of(model: Model) -> Arm:
-    return make_arm(model.id, model.record.generation)

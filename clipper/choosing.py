@@ -194,6 +194,18 @@ class Chooser:
         compiled = self._compile(user, 0.0)
         return dict(zip(compiled.arms, compiled.weights, strict=True))
 
+    def shadows(self) -> tuple[Arm, ...]:
+        """The arms that are asked as well and do not answer."""
+        policy = self._learner.policy
+        if not self._arms or not isinstance(policy, SingleChoice):
+            return ()
+        try:
+            found = policy.shadows(self._open())
+            return tuple(arm for arm in found if arm in self._models)
+        except Exception:
+            self._complain()
+            return ()
+
     def _for_user(self, user: User, now: float) -> _Compiled:
         compiled: _Compiled | None = user.compiled
         if (
@@ -231,7 +243,7 @@ class Chooser:
             odds = self._odds(
                 lambda: policy.probabilities(learner.state_for(user), arms, None)
             )
-            shadows = tuple((arm, self._models[arm]) for arm in policy.shadows(arms))
+            shadows = tuple((arm, self._models[arm]) for arm in self.shadows())
             compiled = _Compiled(odds, arms, odds.probabilities, shadows, now)
         compiled.population = learner.version
         compiled.user = -1 if user is None else user.version

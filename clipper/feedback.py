@@ -340,7 +340,7 @@ class Feedback:
             return
         self._learner.apply(outcome, entry.uid, event)
         self._application.stats.feedback += 1
-        self._application.judge()
+        self._application.watch.judge()
         done(False, None)
 
     def _repeated(self, event: events.Feedback, logged: Logged, done: FeedbackDone) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 
 from clipper.metrics import Histogram, time_buckets
 from clipper.selection.policy import Arm, Score, SingleChoice, Total, Verdict
+from clipper.selection.totals import prune
+
+logger = logging.getLogger(__name__)
 
 # A guard looks again after this many queries.
 EVERY = 10
@@ -26,9 +30,17 @@ class Guard:
 
     def __init__(self, policy: SingleChoice) -> None:
         self.policy = policy
-        # All mutable state.
+        # All mutable state: what was seen of each arm, queries since the last verdict,
+        # whether it was told that the policy fails, and arms that are about to be taken
+        # out.
         self._seen: dict[Arm, _Seen] = {}
         self._since = 0
+        self._failed = False
+        self.halting: set[Arm] = set()
+
+    def keep(self, arms: Collection[Arm]) -> None:
+        """Forget the oldest arms beyond MOST_ARMS that are not among these."""
+        prune(self._seen, arms)
 
     def saw(self, arm: Arm, failed: bool, seconds: float) -> bool:
         """One query of an arm is over; true if it is time to judge."""
@@ -45,7 +57,14 @@ class Guard:
     def judge(self, arms: Sequence[Arm], totals: Mapping[Arm, Total]) -> Verdict | None:
         """The policy's verdict on the arms that are there."""
         self._since = 0
-        return self.policy.judge(self.scores(arms, totals))
+        scores = self.scores(arms, totals)
+        try:
+            return self.policy.judge(scores)
+        except Exception:  # a policy of somebody's own; answers go on without it
+            if not self._failed:
+                self._failed = True
+                logger.exception("policy %s failed to judge", self.policy.name)
+            return None
 
     def scores(self, arms: Sequence[Arm], totals: Mapping[Arm, Total]) -> dict[Arm, Score]:
         scores = {}

@@ -20,6 +20,7 @@ from clipper.values import Output, RowError
 
 if TYPE_CHECKING:
     from clipper.application import Application
+    from clipper.inputs import Row
 
 
 # Members that were given up because they could not have been in time.
@@ -58,9 +59,14 @@ class Panel:
         self._left = members
         self._waiter: PanelWaiter | None = None
 
-    def begin(self, waiter: PanelWaiter) -> None:
-        """All members were asked; tell the waiter as soon as there is an answer, perhaps
+    def begin(self, waiter: PanelWaiter, row: Row, deadline: float, cache: bool) -> None:
+        """Ask all members; the waiter is told as soon as there is an answer, perhaps
         before this returns."""
+        for index, model in enumerate(self.choice.models):
+            member = Member(self, index)
+            job = self.application.ask(model, row, deadline, member, cache)
+            if job is not None:
+                self.jobs.append((job, member))
         self._waiter = waiter
         self._check()
 

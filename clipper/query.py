@@ -1,7 +1,8 @@
 """One request's way through an application: a single query, or the rows of a batch.
 
 Both are settled exactly once: by their outputs, by their deadline, or by their client
-going away, whichever comes first. What comes later still fills the cache.
+going away, whichever comes first. What comes later still fills the cache. A settled one
+may be given an id, for feedback, and made a value.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from clipper.batching.job import EXPIRED, Block, Job
-from clipper.values import Output, RowError
+from clipper.learning.decisions import Made
+from clipper.values import Output, Prediction, RowError
 
 if TYPE_CHECKING:
     from clipper.application import Application
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from clipper.selection.policy import Subject
 
 NO_MODEL = RowError("no_model", "No connected models found for query")
+
+_new = tuple.__new__
 
 
 class Receiver(Protocol):
@@ -90,9 +94,28 @@ class Query:
 
     def issue_id(self) -> bytes:
         """The query id; whoever has it may give feedback, so the decision is kept."""
-        text = self.choice.stamp.issue(self.arrived)
-        self.application.keep(self)
+        application, choice, output = self.application, self.choice, self.output
+        text = choice.stamp.issue(self.arrived)
+        decisions, nonce = application.decisions, application.ids.nonce
+        if choice is application.roster.standing:
+            decisions.keep_output(nonce, output)  # the id says all the rest
+            return text
+        made = _new(
+            Made,
+            (
+                application.number,
+                choice,
+                self.subject,
+                output if self.panel is None else self.panel,
+            ),
+        )
+        decisions.keep(nonce, made, application.durable)
         return text
+
+    def prediction(self) -> Prediction:
+        """The settled query as a value. Raises where there is no default output."""
+        query_id = self.issue_id().decode()
+        return _prediction(query_id, self.output, self.choice, self.panel, self.application)
 
     def _leave(self) -> None:
         if self.job is not None:
@@ -173,9 +196,27 @@ class BatchQuery:
 
     def issue_id(self) -> bytes:
         """The id that all rows share; each appends its index."""
-        text = self.choice.stamp.issue(self.arrived, len(self.outputs))
-        self.application.keep_batch(self)
+        application, choice = self.application, self.choice
+        text = choice.stamp.issue(self.arrived, len(self.outputs))
+        made = Made(application.number, choice, self.subject, self.panels or self.outputs)
+        application.decisions.keep(application.ids.nonce, made, application.durable)
         return text
+
+    def predictions(self) -> list[Prediction]:
+        """The settled rows as values, in order. Raises where one has no output and there
+        is no default output."""
+        shared, panels = self.issue_id().decode(), self.panels
+        return [
+            _prediction(
+                f"{shared}.{index}",
+                output,
+                self.choice,
+                panels[index] if panels else None,
+                self.application,
+            )
+            for index, output in enumerate(self.outputs)
+            if output is not None
+        ]
 
     def finish(self) -> None:
         """All rows are in."""
@@ -212,3 +253,20 @@ class RowWaiter:
 
     def job_done(self, output: Output) -> None:
         self.batch.row_done(self.index, output)
+
+
+def _prediction(
+    query_id: str,
+    output: Output,
+    choice: Choice,
+    panel: Panel | None,
+    application: Application,
+) -> Prediction:
+    value, default, why = application.rendering.answer(output)
+    prediction = Prediction(query_id, value, default, why)
+    if choice.told and choice.model is not None and not default:
+        prediction.model = str(choice.model.id)
+    if panel is not None:
+        prediction.missing = panel.missing
+        prediction.confidence = None if default else panel.confidence
+    return prediction

@@ -310,7 +310,7 @@ class Server:
         except asyncio.CancelledError:
             query.cancel()
             raise
-        return target.prediction(query)
+        return query.prediction()
 
     async def predict_batch(
         self,
@@ -340,17 +340,7 @@ class Server:
         except asyncio.CancelledError:
             batch.cancel()
             raise
-        shared = batch.issue_id().decode()
-        return [
-            target.make_prediction(
-                f"{shared}.{index}",
-                output,
-                batch.choice,
-                batch.panels[index] if batch.panels else None,
-            )
-            for index, output in enumerate(batch.outputs)
-            if output is not None
-        ]
+        return batch.predictions()
 
     # -- feedback -----------------------------------------------------------------------
 

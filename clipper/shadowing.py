@@ -92,7 +92,9 @@ class _Seat:
 
     def job_done(self, output: Output) -> None:
         application = self.source
-        comparison = application.comparisons.setdefault(self._arm, Comparison())
+        comparison = application.watch.comparison(self._arm)
+        if comparison is None:
+            return
         if isinstance(output, RowError):
             comparison.failed += 1
             return

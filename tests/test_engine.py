@@ -158,7 +158,7 @@ async def ask(
 ) -> Prediction:
     async with asyncio.timeout(10):
         query = await submit(engine, name, value, **more)
-    return engine.application(name).prediction(query)
+    return query.prediction()
 
 
 async def answer(engine: Engine, name: str = "app", **more: Any) -> Any:
@@ -224,12 +224,11 @@ async def test_deleting_an_application_tells_who_waits(
     await deploy(engine, "m")
     await engine.register_application(app("app", "m", default_output="0"))
     workers.answering = False
-    application = engine.application("app")
     waiting = [submit(engine, value=value) for value in (1.0, 1.0, 2.0)]
     await turns()
     await engine.delete_application("app")
     for future in waiting:
-        prediction = application.prediction(await future)
+        prediction = (await future).prediction()
         assert prediction.default and prediction.default_explanation == GONE.cause
 
 

@@ -67,7 +67,7 @@ def submit(engine: Engine, name: str, value: Any, **more: Any) -> asyncio.Future
 async def ask(engine: Engine, name: str, value: Any, **more: Any) -> Prediction:
     async with asyncio.timeout(15):
         query = await submit(engine, name, value, **more)
-    return engine.application(name).prediction(query)
+    return query.prediction()
 
 
 def total(rows: Any) -> Any:
@@ -117,9 +117,8 @@ async def test_many_different_queries_get_each_their_own_answer(engine: Engine) 
     await register(engine, "app", "sum")
     values = [[float(i)] * (1 + i % 3) for i in range(2000)]
     queries = await asyncio.gather(*(submit(engine, "app", value) for value in values))
-    application = engine.application("app")
     for value, query in zip(values, queries, strict=True):
-        assert application.prediction(query).output == sum(value)
+        assert query.prediction().output == sum(value)
 
 
 def raises(rows: Any) -> Any:
@@ -166,7 +165,7 @@ async def test_a_model_that_fails_is_told_and_harms_no_other(
     assert (prediction.output, prediction.default) == (-1, True)
     assert prediction.default_explanation == cause
     with pytest.raises(ModelFailed, match=cause):
-        engine.application("without").prediction(await waiting)
+        (await waiting).prediction()
 
     assert (await ask(engine, "other", [2.0])).output == before
     assert not (await ask(engine, "with", [5.0])).default
@@ -202,11 +201,8 @@ async def test_a_model_that_hangs_costs_its_queries_no_more_than_their_deadline(
     await register(engine, "other", "good")
     waiting = [submit(engine, "with", [float(i)]) for i in range(5)]
     assert (await ask(engine, "other", [2.0])).output == 2.0
-    application = engine.application("with")
     async with asyncio.timeout(5):
-        predictions = [
-            application.prediction(query) for query in await asyncio.gather(*waiting)
-        ]
+        predictions = [query.prediction() for query in await asyncio.gather(*waiting)]
     assert {p.default_explanation for p in predictions} == {
         "Failed to retrieve a prediction response within the specified latency SLO"
     }

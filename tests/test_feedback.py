@@ -588,7 +588,7 @@ async def test_a_users_feedback_counts_for_the_user_at_once(school: Make) -> Non
         query_id = class_.ask(b"3", b"4", subject=Subject("bob"))
         class_.give(query_id, label=3)
     assert class_.ask(b"3", b"4", subject=Subject("alice"))
-    chooser = class_.application._chooser
+    chooser = class_.application.roster.chooser
     now = class_.house.clock.now()
     alice = chooser.choose(Subject("alice"), now).odds
     bob = chooser.choose(Subject("bob"), now).odds

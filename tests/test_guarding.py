@@ -142,7 +142,7 @@ async def test_a_guard_begins_anew_with_its_policy(mine: Mine) -> None:
     record = msgspec.structs.replace(mine.application.record, policy_generation=2)
     mine.house.learning.follow_policy(record, lambda _: mine.application.policy_changed())
     mine.house.loop.turn()
-    assert mine.application.scores()[mine.canary].queries == 0
+    assert mine.application.watch.scores()[mine.canary].queries == 0
     mine.ask(100, None)
     assert mine.learner.halted == {}
     mine.ask(200, mine.models[1])
@@ -158,4 +158,4 @@ async def test_queries_of_a_batch_count_each(mine: Mine) -> None:
             replicas(model).replica.answer(lambda _: b"1")
     mine.house.loop.turn()
     assert batch.choice.arm is not None
-    assert mine.application.scores()[batch.choice.arm].queries == 4
+    assert mine.application.watch.scores()[batch.choice.arm].queries == 4

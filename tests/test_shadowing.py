@@ -48,7 +48,7 @@ class Stage:
 
     def compared(self, model: int) -> Comparison:
         arm = list(self.application.arms)[model]
-        return self.application.comparisons.setdefault(arm, Comparison())
+        return self.application.watch.comparisons.setdefault(arm, Comparison())
 
 
 @pytest.fixture

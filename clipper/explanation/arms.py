@@ -44,7 +44,7 @@ def choosing(application: Application) -> Choosing:
 
 def arm_facts(application: Application) -> list[ArmFacts]:
     """One for each arm, in the order of the candidates."""
-    scores, missing = application.scores(), application.stats.missing
+    scores, missing = application.watch.scores(), application.stats.missing
     weights = weights_of(application)
     found = []
     for arm in application.arms:
@@ -60,7 +60,7 @@ def arm_facts(application: Application) -> list[ArmFacts]:
                 halted=application.learner.halted.get(arm),
                 missing=missing[model],
                 guard=_guard(scores.get(arm)),
-                shadow=_shadow(application.comparisons.get(arm)),
+                shadow=_shadow(application.watch.comparisons.get(arm)),
             )
         )
     return found

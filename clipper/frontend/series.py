@@ -176,7 +176,7 @@ def _missing(application: Application) -> Iterable[tuple[str, float]]:
 
 def _agreement(application: Application) -> Iterable[tuple[str, float]]:
     for arm in application.arms:
-        found = application.comparisons.get(arm)
+        found = application.watch.comparisons.get(arm)
         if found is not None:
             share = found.agreement
             yield str(model_of(arm)), nan if share is None else share
@@ -184,7 +184,7 @@ def _agreement(application: Application) -> Iterable[tuple[str, float]]:
 
 def _shadow_failures(application: Application) -> Iterable[tuple[str, float]]:
     for arm in application.arms:
-        found = application.comparisons.get(arm)
+        found = application.watch.comparisons.get(arm)
         if found is not None:
             yield str(model_of(arm)), found.failed
 

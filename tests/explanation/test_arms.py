@@ -82,7 +82,7 @@ async def test_an_arm_that_a_guard_took_out() -> None:
 
 async def test_a_shadow() -> None:
     school = School("shadow")
-    found = school.app.comparisons[school.arms[1]] = Comparison()
+    found = school.app.watch.comparisons[school.arms[1]] = Comparison()
     found.agreed, found.differed, found.failed = 3, 1, 2
     found.latency.observe(0.004)
     answering, shadow = arm_facts(school.app)

@@ -45,7 +45,7 @@ class Nobody:
 
 
 def settled(application: Any, output: Output) -> Query:
-    query = Query(application, Nobody(), application._nobody, NOBODY, 0.0, 1.0)
+    query = Query(application, Nobody(), application.roster.nobody, NOBODY, 0.0, 1.0)
     query.job_done(output)
     return query
 
@@ -114,7 +114,8 @@ def test_overload_can_be_rejected_in_spite_of_a_default(make_application: Any) -
 
 def test_each_row_of_a_batch_for_itself(make_application: Any) -> None:
     application = make_application()
-    batch = BatchQuery(application, Nobody(), application._nobody, NOBODY, 0.0, 1.0, 4)
+    nobody = application.roster.nobody
+    batch = BatchQuery(application, Nobody(), nobody, NOBODY, 0.0, 1.0, 4)
     for index, output in enumerate((b"1", "2.5", CRASH, b'"x"')):
         batch.row_done(index, output)
     rows = msgspec.json.decode(batch_answer(batch))["batch_predictions"]

@@ -359,7 +359,7 @@ async def test_what_is_learned(engine: Engine, scrape: Callable[..., Samples]) -
     stats.feedback, stats.duplicates = 3, 2
     stats.refused["conflict"] += 1
     stats.missing["two:1"] += 4
-    shadow = application.comparisons[arms[1]] = Comparison()
+    shadow = application.watch.comparisons[arms[1]] = Comparison()
     shadow.agreed, shadow.differed, shadow.failed = 3, 1, 2
     found = scrape()
 

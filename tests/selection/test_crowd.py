@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, sqrt
 from random import Random
 
 import numpy as np
@@ -17,6 +17,8 @@ from clipper.selection.crowd import (
     LEAST_JUDGED,
     LEAST_USERS,
     RATES,
+    SAMPLED,
+    SURE,
     USERS,
     Crowd,
     Prior,
@@ -230,6 +232,57 @@ def test_after_a_restart_the_first_users_are_not_taken_for_all() -> None:
         assert turn < 15 or town.said
     for _, weights in town.said:
         assert all(weights[arm] == pytest.approx(true[arm], abs=0.15) for arm in ARMS)
+
+
+# Of much feedback it judges a sample
+
+
+def follow(users: Sequence[Arm], labels: int, seed: int) -> Town:
+    """A user for each of `users`, whom that arm suits; all give so many labels."""
+    town = Town(seed=seed)
+    for _ in range(labels):
+        for number, suits in enumerate(users):
+            town.live(f"u{number}", suits, 1)
+    return town
+
+
+def test_one_that_is_judged_counts_for_those_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where each piece of feedback loses as much, a sample must lose as much as all do,
+    and forget as fast."""
+    monkeypatch.setattr(crowd, "JUDGED", 1_000)
+    town = Town()
+    keep, expected = 1 - 1 / crowd.JUDGED, 0.0
+    town.tell("ann", dict.fromkeys(ARMS, 1.0))  # nothing was known of her before
+    for told in range(1, 6 * SURE + 1):
+        town.tell("ann", dict.fromkeys(ARMS, 1.0))
+        expected = keep * expected + 1.0
+        # up to SAMPLED - 1 of them are still to be counted
+        assert sampling.crowd._lost == pytest.approx(
+            [expected] * len(RATES), abs=2 * SAMPLED
+        )
+        assert told > SURE or sampling.crowd._judged == told
+    judged = SURE + 5 * SURE / SAMPLED
+    assert town.crowd._judged == pytest.approx(judged, abs=1)
+    assert expected > 0.9 * crowd.JUDGED  # and most was forgotten again
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kinds", [ARMS, (B,)])
+def test_a_sample_finds_the_rate_that_all_find(
+    kinds: Sequence[Arm], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = [kinds[number % len(kinds)] for number in range(101)]
+    sampling = follow(users, 30, seed).crowd
+    monkeypatch.setattr(crowd, "SURE", 1_000_000)
+    judging = follow(users, 30, seed).crowd
+    assert judging._judged == judging._met > 3 * sampling._judged
+    assert (sampling.rate > 0) is (judging.rate > 0) is (len(kinds) > 1)
+    for found, all_lost in zip(sampling._lost, judging._lost, strict=True):
+        share = all_lost / judging._judged
+        error = sqrt((SAMPLED - 1) * judging._judged * share * (1 - share))
+        assert found == pytest.approx(all_lost, abs=3 * error)
 
 
 # What it says

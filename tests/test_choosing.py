@@ -367,3 +367,17 @@ def test_a_policy_that_fails_is_done_without(caplog: pytest.LogCaptureFixture) -
         shop.learner.version += 1
         assert shop.choose().arm == ARMS[0]
     assert caplog.text.count("policy moody failed to choose") == 1
+
+
+def test_a_policy_that_fails_to_name_its_shadows_has_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    shop = Shop("shadow")
+    assert shop.chooser.shadows() == ARMS[1:]
+    monkeypatch.setattr(shop.learner.policy, "shadows", broken)
+    shop.chooser.forget()
+    assert shop.chooser.shadows() == () and shop.choose().shadows == ()
+    assert caplog.text.count("failed to choose") == 1

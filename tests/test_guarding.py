@@ -1,21 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import msgspec
 import pytest
-from fakes import FakeLoop, FakeReplicaSet, ManualClock
-from house import House, Receiver, replicas, row
 
-from clipper.application import Application
 from clipper.guarding import EVERY, Guard
-from clipper.learning import events
-from clipper.model import Model
-from clipper.records import PolicySettings
 from clipper.selection.canary import Canary
-from clipper.selection.policy import Arm, Score, Subject, Total, Verdict
-from clipper.values import FailureKind
+from clipper.selection.policy import MOST_ARMS, Arm, Score, Total, Verdict
 
 A, B = "a:1#1", "b:1#2"
 
@@ -53,109 +44,13 @@ def test_it_looks_again_after_some_queries() -> None:
     assert not guard.saw(A, False, 0.01)
 
 
-class Mine:
-    """An application with a stable version and one that is on trial."""
-
-    def __init__(self, house: House, **options: Any) -> None:
-        self.house = house
-        self.models = [house.model("a"), house.model("b")]
-        options = {"weights": {"a": 0.5, "b": 0.5}, **options}
-        self.application: Application = house.application(
-            *self.models, policy=PolicySettings("canary", options), cache=False
-        )
-        self.application.update(self.application.record, self.models, {})
-        self.learner = self.application.learner
-
-    @property
-    def canary(self) -> Arm:
-        return list(self.application.arms)[1]
-
-    def ask(self, count: int, bad: Model | None) -> None:
-        for number in range(count):
-            receiver = Receiver()
-            self.application.submit(row(1), receiver, Subject(f"user{number}"))
-            self.house.loop.turn()
-            for model in self.models:
-                replica = replicas(model).replica
-                while replica.batches:
-                    if model is bad:
-                        replica.fail(FailureKind.RAISED)
-                    else:
-                        replica.answer(lambda _: b"1")
-            self.house.loop.turn()
-            assert receiver.told
-
-    async def halts(self) -> list[events.Event]:
-        log = self.house.learning.log
-        entries = await log.entries(self.application.number, 0, 1000)
-        return [events.decode(entry.body) for _, entry in entries]
-
-
-@pytest.fixture
-async def mine(
-    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
-) -> Mine:
-    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-    return Mine(House(clock, fake_loop))
-
-
-async def test_a_canary_that_fails_is_taken_out_once(mine: Mine) -> None:
-    mine.ask(200, mine.models[1])
-    (halt,) = await mine.halts()
-    assert isinstance(halt, events.Halt) and halt.arm == mine.canary
-    assert "it failed" in halt.reason and halt.generation == mine.learner.generation
-    assert mine.learner.halted == {mine.canary: halt.reason}
-    before = len(replicas(mine.models[1]).replica.seen)
-    mine.ask(100, None)
-    assert len(replicas(mine.models[1]).replica.seen) == before
-
-
-async def test_one_that_does_well_stays(mine: Mine) -> None:
-    mine.ask(300, None)
-    assert mine.learner.halted == {} and await mine.halts() == []
-
-
-async def test_the_stable_one_is_never_taken_out(mine: Mine) -> None:
-    mine.ask(300, mine.models[0])
-    assert mine.learner.halted == {}
-
-
-async def test_it_stays_out_after_a_restart_and_comes_back_with_the_policy(
-    mine: Mine,
-) -> None:
-    mine.ask(200, mine.models[1])
-    record, learning = mine.application.record, mine.house.learning
-    for snapshot in (False, True):
-        if snapshot:
-            await learning.close()
-        del learning.learners[mine.application.number]
-        await learning.restore(record)
-        learner = learning.learners[mine.application.number]
-        assert list(learner.halted) == [mine.canary]
-    learning.follow_policy(msgspec.structs.replace(record, policy_generation=2))
-    mine.house.loop.turn()
-    assert learner.halted == {} and learner.generation == 2
-
-
-async def test_a_guard_begins_anew_with_its_policy(mine: Mine) -> None:
-    mine.ask(200, mine.models[1])
-    record = msgspec.structs.replace(mine.application.record, policy_generation=2)
-    mine.house.learning.follow_policy(record, lambda _: mine.application.policy_changed())
-    mine.house.loop.turn()
-    assert mine.application.watch.scores()[mine.canary].queries == 0
-    mine.ask(100, None)
-    assert mine.learner.halted == {}
-    mine.ask(200, mine.models[1])
-    assert mine.canary in mine.learner.halted  # the same arm, by the new policy's guard
-
-
-async def test_queries_of_a_batch_count_each(mine: Mine) -> None:
-    receiver = Receiver()
-    batch = mine.application.submit_batch([row(n) for n in range(4)], receiver)
-    mine.house.loop.turn()
-    for model in mine.models:
-        while replicas(model).replica.batches:
-            replicas(model).replica.answer(lambda _: b"1")
-    mine.house.loop.turn()
-    assert batch.choice.arm is not None
-    assert mine.application.watch.scores()[batch.choice.arm].queries == 4
+def test_it_forgets_arms_of_long_ago() -> None:
+    guard = Guard(Watcher())
+    guard.saw(A, False, 0.01)
+    for number in range(2 * MOST_ARMS):
+        arm = f"b:{number}#{number}"
+        guard.saw(arm, True, 0.01)
+        guard.keep([A, arm])
+    assert len(guard._seen) == MOST_ARMS
+    scores = guard.scores([A, arm, "b:0#0"], {})
+    assert [score.queries for score in scores.values()] == [1, 1, 0]

@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from clipper.application import Application
 from clipper.batching.job import Job
 from clipper.cache import PredictionCache
 from clipper.catalog import Catalog
 from clipper.clock import Clock, SystemClock
 from clipper.config import Settings
-from clipper.errors import ClipperError, Conflict, NotFound, TooManyRequests, Unavailable
-from clipper.feedback import Feedback
+from clipper.errors import Conflict, NotFound, TooManyRequests, Unavailable
+from clipper.inventory import Inventory
 from clipper.learning.service import Learning
 from clipper.model import Model
-from clipper.query_id import PERIOD, QueryIds, key_number
-from clipper.records import ApplicationRecord, ModelRecord, PolicySettings, State
+from clipper.query_id import QueryIds
+from clipper.query_keys import QueryKeys
+from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
 from clipper.registration import check_application
 from clipper.selection.registry import load_policy
 from clipper.store.base import Change, DeleteApplication, PutApplication, PutModel, Store
+from clipper.tasks import Tasks
 from clipper.values import ModelId
 
 logger = logging.getLogger(__name__)
@@ -56,20 +56,22 @@ class Engine:
         self.cache: PredictionCache[Job] = PredictionCache(
             settings.cache_bytes, settings.cache_policy, self.clock
         )
+        self._keys = QueryKeys(store, self.clock)
         # All mutable state: what is registered, changed under one lock, and what stands
-        # for it in memory; versions that are up and wait for their commit; a lock for
-        # each model name whose workers are started or ended, as long as somebody has
-        # it; the replicas of each deploy under way, its task; and background tasks.
-        self.catalog = Catalog(State(), settings.limits)
-        self.applications: dict[str, Application] = {}
-        self.feedback: dict[str, Feedback] = {}
-        self.models: dict[ModelId, Model] = {}
-        self._incoming: dict[ModelId, Model] = {}
+        # for it in memory; a lock for each model name whose workers are started or ended,
+        # as long as somebody has it; the replicas of each deploy under way, its task; and
+        # background tasks.
+        self._inventory = Inventory(settings, store, self.clock, self.cache)
+        self.applications = self._inventory.applications
+        self.feedback = self._inventory.feedback
+        self.models = self._inventory.models
+        self.application = self._inventory.application
+        self.model = self._inventory.model
         self._records = asyncio.Lock()
         self._workers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._deploys: dict[ModelId, int] = {}
         self._deploying: set[asyncio.Task[ModelRecord]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self.draining = False
         self._ticker: asyncio.TimerHandle | None = None
         self.learning: Learning
@@ -79,6 +81,11 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine applications={len(self.applications)} models={len(self.models)}>"
 
+    @property
+    def catalog(self) -> Catalog:
+        """What is registered."""
+        return self._inventory.catalog
+
     # -- life ---------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -86,38 +93,15 @@ class Engine:
         background, those of current versions first."""
         for place in self.settings.learning.policies:
             load_policy(place)
-        catalog = self.catalog = Catalog(await self.store.open(), self.settings.limits)
-        self.ids = await self._query_ids()
+        state = await self.store.open()
+        self.ids = await self._keys.open()
         self.token = (await self.store.secret("admin-token")).hex()
-        for record in sorted(
-            catalog.models.values(), key=lambda r: not catalog.is_current(r)
-        ):
-            model = self._make_model(record)
-            self.models[model.id] = model
-            if record.blob is not None:
-                model.replicas.restore(record.num_replicas)
+        self._inventory.restore(state)
         self.learning = self._make_learning()
-        await asyncio.gather(*map(self.learning.restore, catalog.applications.values()))
-        self._refresh()
+        await asyncio.gather(*map(self.learning.restore, state.applications.values()))
+        self._inventory.begin(self.learning, self.ids)
         self._tick()
         await self._drop_unused_blobs()
-
-    async def _query_ids(self) -> QueryIds:
-        """Query ids with this period's key; those of the last period, and of the time
-        before there were periods, are read as well."""
-        wall = self.clock.wall()
-        number = key_number(wall)
-        ids = QueryIds(await self._query_key(number), self.clock, number)
-        before = key_number(wall - PERIOD)
-        ids.accept(await self._query_key(before), before)
-        ids.accept(await self.store.secret("query-key"), 0)
-        return ids
-
-    async def _query_key(self, number: int) -> bytes:
-        return await self.store.secret(f"query-key-{number}")
-
-    async def _change_query_key(self, number: int) -> None:
-        self.ids.sign_with(await self._query_key(number), number)
 
     def _make_learning(self) -> Learning:
         loop = asyncio.get_running_loop()
@@ -127,15 +111,14 @@ class Engine:
             self.settings.learning,
             call_soon=loop.call_soon,
             call_later=loop.call_later,
-            spawn=self._spawn,
+            spawn=self._tasks.spawn,
         )
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
         self.learning.tick()
-        number = key_number(self.clock.wall())
-        if number != self.ids.number:
-            self._spawn(self._change_query_key(number))
+        if self._keys.due(self.ids):
+            self._tasks.spawn(self._keys.change(self.ids))
 
     async def drain(self, seconds: float) -> None:
         """Take no more, answer what was accepted, stop every worker."""
@@ -149,8 +132,7 @@ class Engine:
         if self._ticker is not None:
             self._ticker.cancel()
             await self.learning.close()
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.join()
 
     async def close(self) -> None:
         await self.store.close()
@@ -170,13 +152,13 @@ class Engine:
             record = replace(
                 spec, number=self.catalog.next_number(), created=self.clock.wall()
             )
-            await self._commit(PutApplication(record))
+            await self._inventory.commit(PutApplication(record))
         return record
 
     async def delete_application(self, name: str) -> None:
         async with self._changing():
             number = self.application(name).number
-            await self._commit(DeleteApplication(name))
+            await self._inventory.commit(DeleteApplication(name))
             await self.learning.drop(number)
 
     async def link(self, name: str, models: list[str]) -> None:
@@ -192,7 +174,7 @@ class Engine:
                         f"The model with name '{model}' is already linked to '{name}'"
                     )
             record = check_application(replace(record, models=[*record.models, *models]))
-            await self._commit(PutApplication(record))
+            await self._inventory.commit(PutApplication(record))
 
     async def unlink(self, name: str, models: list[str]) -> None:
         async with self._changing():
@@ -204,43 +186,28 @@ class Engine:
                         f"model {model}"
                     )
             rest = [model for model in record.models if model not in models]
-            await self._commit(PutApplication(replace(record, models=rest)))
+            await self._inventory.commit(PutApplication(replace(record, models=rest)))
 
     async def set_policy(self, name: str, policy: PolicySettings) -> ApplicationRecord:
         """Change how an application chooses among its models. What was learned is kept
         where it means something to the new policy."""
         async with self._changing():
-            record = self.application(name).record
+            application = self.application(name)
+            record, learner = application.record, application.learner
             record = check_application(
                 replace(
-                    record, policy=policy, policy_generation=record.policy_generation + 1
+                    record,
+                    policy=policy,
+                    policy_generation=record.policy_generation + 1,
+                    previous_policy=learner.settings,
+                    previous_generation=learner.generation,
                 )
             )
-            await self._commit(PutApplication(record))
-            changed: asyncio.Future[Exception | None] = (
-                asyncio.get_running_loop().create_future()
-            )
-
-            def followed(error: Exception | None) -> None:
-                # in this very turn: a query must not meet one policy here, one there
-                try:
-                    self._refresh()
-                finally:
-                    changed.set_result(error)
-
-            self.learning.follow_policy(record, followed)
-            self.learning.journal.flush()
-            # the log goes on where the caller is cancelled
-            error = await asyncio.shield(changed)
+            await self._inventory.commit(PutApplication(record))
+            error = await self.learning.change_policy(record, self._inventory.refresh)
             if error is not None:
                 raise error
         return record
-
-    def application(self, name: str) -> Application:
-        application = self.applications.get(name)
-        if application is None:
-            raise NotFound(f"No application with name '{name}' exists.")
-        return application
 
     # -- models -------------------------------------------------------------------------
 
@@ -256,7 +223,7 @@ class Engine:
             current = self.catalog.current(record.name)
             if current is None or current.blob is None:
                 changes.append(self.catalog.make_current(record.name, record.version))
-            await self._commit(*changes)
+            await self._inventory.commit(*changes)
         return record
 
     def check_deploy(self, spec: ModelRecord) -> ModelRecord:
@@ -297,7 +264,7 @@ class Engine:
         def finished(task: asyncio.Task[ModelRecord]) -> None:
             self._deploying.discard(task)
             del self._deploys[model]
-            self._spawn(self._drop_unused_blobs())  # its own, if it failed
+            self._tasks.spawn(self._drop_unused_blobs())  # its own, if it failed
 
         task.add_done_callback(finished)
         return task
@@ -313,14 +280,14 @@ class Engine:
                 blob=digest,
                 created=self.clock.wall(),
             )
-            model = self._make_model(record)
+            model = self._inventory.make_model(record)
             try:
                 await model.replicas.start(record.num_replicas, report)
                 await self._go_live(model)
             except BaseException:
                 # cancelled while it was committed, it is live all the same
                 if self.models.get(model.id) is not model:
-                    await asyncio.shield(self._spawn(model.stop(0.0)))
+                    await asyncio.shield(self._tasks.spawn(model.stop(0.0)))
                 raise
         report("live", {"model_name": record.name, "model_version": record.version})
         return record
@@ -330,13 +297,11 @@ class Engine:
         async with self._changing():
             # much may have been registered while the workers started
             self.catalog.check_new_model(record)
-            self._incoming[model.id] = model
-            try:
-                await self._commit(
-                    PutModel(record), self.catalog.make_current(record.name, record.version)
-                )
-            finally:
-                self._incoming.pop(model.id, None)
+            await self._inventory.commit_with(
+                model,
+                PutModel(record),
+                self.catalog.make_current(record.name, record.version),
+            )
 
     async def set_version(self, name: str, version: str) -> None:
         """Make a deployed version the current one."""
@@ -348,13 +313,13 @@ class Engine:
                     f"Cannot set non-existent version '{version}' for model with "
                     f"name '{name}'"
                 )
-            await self._commit(self.catalog.make_current(name, version))
+            await self._inventory.commit(self.catalog.make_current(name, version))
 
     async def rollback(self, name: str) -> str:
         """Go back to the version that was current before; its name."""
         async with self._changing():
             change = self.catalog.roll_back(name)
-            await self._commit(change)
+            await self._inventory.commit(change)
         assert change.version is not None
         return change.version
 
@@ -362,8 +327,8 @@ class Engine:
         """Take a version out of service and forget it."""
         async with self._changing():
             model = self.model(name, version)
-            await self._commit(*self.catalog.remove(name, version))
-        self._spawn(self._retire(model))
+            await self._inventory.commit(*self.catalog.remove(name, version))
+        self._tasks.spawn(self._retire(model))
 
     async def scale(self, name: str, version: str | None, replicas: int) -> ModelRecord:
         """Change the number of replicas of a version, by default the current one."""
@@ -377,16 +342,8 @@ class Engine:
                 if self.models.get(model.id) is not model:
                     raise Conflict(f"model {model.id} was removed meanwhile")
                 record = replace(model.record, num_replicas=replicas)
-                await self._commit(PutModel(record))
+                await self._inventory.commit(PutModel(record))
         return record
-
-    def model(self, name: str, version: str) -> Model:
-        model = self.models.get(ModelId(name, version))
-        if model is None:
-            raise NotFound(
-                f"model with name '{name}' and version '{version}' does not exist"
-            )
-        return model
 
     # -- pieces -------------------------------------------------------------------------
 
@@ -410,99 +367,6 @@ class Engine:
     def _check_replicas(self, more: int) -> None:
         self.catalog.check_replicas(more, sum(self._deploys.values()))
 
-    async def _commit(self, *changes: Change) -> None:
-        """Make changes durable, then let queries see them. Once begun this goes on to
-        its end, even where the caller is cancelled: memory and disk hold the same."""
-        writing = asyncio.ensure_future(self._write(changes))
-        cancelled: asyncio.CancelledError | None = None
-        while not writing.done():
-            try:
-                await asyncio.wait((writing,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        failed = writing.exception()  # asked for in any case, else it is logged as lost
-        if cancelled is not None:
-            raise cancelled
-        if failed is not None:
-            raise failed
-
-    async def _write(self, changes: tuple[Change, ...]) -> None:
-        await self.store.commit(*changes)
-        self.catalog.apply(changes)
-        self._refresh()
-
-    def _refresh(self) -> None:
-        """Bring applications and models in line with the catalog, in one turn."""
-        catalog = self.catalog
-        for model_record in catalog.models.values():
-            model_id = ModelId(model_record.name, model_record.version)
-            model = self.models.get(model_id)
-            if model is None:
-                model = self._incoming.pop(model_id, None) or self._make_model(model_record)
-                self.models[model_id] = model
-            model.record = model_record
-        for model_id in [m for m in self.models if str(m) not in catalog.models]:
-            del self.models[model_id]
-        for name in [n for n in self.applications if n not in catalog.applications]:
-            self.applications.pop(name).close()
-            del self.feedback[name]
-        slos: defaultdict[ModelId, list[float]] = defaultdict(list)
-        for record in catalog.applications.values():
-            application = self.applications.get(record.name) or self._make_application(
-                record
-            )
-            self._connect(application, record)
-            for model in application.reachable:
-                slos[model.id].append(application.slo)
-        for model in self.models.values():
-            model.set_objectives(slos.get(model.id, []))
-
-    def _connect(self, application: Application, record: ApplicationRecord) -> None:
-        """Give an application the models that its record leads to."""
-        candidates = application.learner.policy.candidates(record.models)
-        found = [self.catalog.arm(name) for name in candidates]
-        linked = [r for r in found if r is not None and r.name in record.models]
-        current = [self.model(r.name, r.version) for r in linked]
-        versions: dict[str, Model] = {}
-        if len(record.models) == 1:
-            for other in self.catalog.versions(record.models[0]):
-                versions[other.version] = self.model(other.name, other.version)
-        application.update(record, current, versions)
-
-    def _make_model(self, record: ModelRecord) -> Model:
-        async def load_blob() -> bytes:
-            assert record.blob is not None
-            return await self.store.get_blob(record.blob)
-
-        return Model(
-            record,
-            load_blob,
-            self.cache,
-            clock=self.clock,
-            limits=self.settings.limits,
-            on_connection=self._connection_changed,
-        )
-
-    def _connection_changed(self, model: Model) -> None:
-        for application in self.applications.values():
-            if model in application.reachable:
-                application.connection_changed()
-
-    def _make_application(self, record: ApplicationRecord) -> Application:
-        application = self.applications[record.name] = Application(
-            record,
-            self.learning.begin(record),
-            self.learning,
-            self.ids,
-            self.cache,
-            clock=self.clock,
-            call_later=asyncio.get_running_loop().call_later,
-        )
-        self.feedback[record.name] = Feedback(
-            application, self.learning, self.ids, self.clock
-        )
-        return application
-
     async def _retire(self, model: Model) -> None:
         """End a deleted version: its workers, its cache entries, its blob."""
         await model.stop(self.settings.drain_seconds)
@@ -517,21 +381,6 @@ class Engine:
         if not self._deploys and not self.draining:
             kept = {r.blob for r in self.catalog.models.values() if r.blob is not None}
             await self.store.delete_blobs(kept)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, ClipperError):
-            logger.error("a background task failed: %s", error)
-        else:
-            logger.error("a background task failed", exc_info=error)
 
 
 def _silent(stage: str, details: dict[str, Any]) -> None:

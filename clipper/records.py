@@ -62,7 +62,11 @@ class PolicySettings(msgspec.Struct, frozen=True):
 
 class ApplicationRecord(msgspec.Struct, frozen=True):
     """One application. `number` is unique over the life of the store; query ids carry
-    it, so that an id of a deleted application is not taken for one of its successor."""
+    it, so that an id of a deleted application is not taken for one of its successor.
+
+    The feedback log is told of a new policy after the record: until then its entries are
+    those of `previous_policy`, None where there was only one.
+    """
 
     name: str
     number: int
@@ -72,6 +76,8 @@ class ApplicationRecord(msgspec.Struct, frozen=True):
     models: list[str] = []  # candidates by name; each answers with its current version
     policy: PolicySettings = PolicySettings()
     policy_generation: int = 1
+    previous_policy: PolicySettings | None = None
+    previous_generation: int = 0
     cache: bool = True
     cache_ttl_seconds: float | None = None  # None: outputs are used until they are evicted
     parse_output: bool = True

@@ -130,13 +130,17 @@ async def _first_policy(
     store: SQLiteStore, record: ApplicationRecord, entries: list[Logged]
 ) -> tuple[int, PolicySettings]:
     """What the log begins with: the first change of policy says it. Without a change it is
-    that of a snapshot, or that of the record, which may be newer."""
+    that of a snapshot, or that of the record before a change that the kill kept from the
+    log."""
     for _, entry in entries:
         event = events.decode(entry.body)
         if isinstance(event, events.PolicyChange):
             assert event.before is not None
-            return event.generation - 1, event.before
-    learner = Learner(record.number, record.policy_generation, record.policy, Bloom(), 1)
+            return event.before_generation, event.before
+    generation, policy = record.policy_generation, record.policy
+    if record.previous_policy is not None:
+        generation, policy = record.previous_generation, record.previous_policy
+    learner = Learner(record.number, generation, policy, Bloom(), 1)
     kept = await store.learned(record.number)
     if kept.state is not None:
         learner.unpack(kept.state)

@@ -25,7 +25,9 @@ from clipper.errors import (
 )
 from clipper.eviction import POLICIES
 from clipper.inputs import encode_python
+from clipper.learning import events
 from clipper.model import DEFAULT_OBJECTIVE, STOPPED, WAY_BACK
+from clipper.pieces import Item
 from clipper.query import NO_MODEL, Query
 from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
 from clipper.store.base import Change
@@ -120,7 +122,7 @@ async def engine(disk: Disk, workers: type[Workers]) -> AsyncIterator[Engine]:
     disk.gate = disk.fault = None
     await engine.drain(0.2)
     await engine.close()
-    assert not engine._tasks and not engine._deploying
+    assert not engine._tasks.running and not engine._deploying
 
 
 def app(name: str = "app", *models: str, **fields: Any) -> ApplicationRecord:
@@ -173,8 +175,7 @@ def fakes_of(engine: Engine, name: str, version: str = "1") -> Workers:
 async def quiet(engine: Engine) -> None:
     """Until no background task runs."""
     async with asyncio.timeout(10):
-        while engine._tasks:
-            await asyncio.gather(*engine._tasks, return_exceptions=True)
+        await engine._tasks.join()
 
 
 async def turns(count: int = 10) -> None:
@@ -281,6 +282,34 @@ async def test_a_new_policy_is_a_new_generation(engine: Engine) -> None:
         await engine.set_policy("app", PolicySettings("magic"))
     with pytest.raises(NotFound):
         await engine.set_policy("x", PolicySettings())
+
+
+async def test_a_kill_before_the_log_knows_of_a_policy_leaves_its_entries_to_the_old(
+    engine: Engine, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deploy(engine, "m:1", "n:2")
+    spec = app("app", "m", "n", policy=PolicySettings("ucb1"))
+    number = (await engine.register_application(spec)).number
+    item = Item((await ask(engine)).query_id, reward=1.0)
+    engine.feedback["app"].take(item, lambda duplicate, error: None)
+    await turns()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "append", lambda *batch: None)
+        change = asyncio.create_task(engine.set_policy("app", PolicySettings("exp3")))
+        await turns()
+    await disk.close()
+    after = Engine(Settings(limits=LIMITS), disk, engine.clock)
+    await after.start()
+    (_, said), (_, changed) = await disk.entries(number, 0, 10)
+    assert isinstance(events.decode(said.body), events.Feedback)
+    event = events.decode(changed.body)
+    assert isinstance(event, events.PolicyChange) and event.generation == 2
+    assert event.before == PolicySettings("ucb1") and event.before_generation == 1
+    assert after.learning.learners[number].policy.name == "exp3"
+    await after.drain(0.0)
+    change.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await change
 
 
 # -- versions --------------------------------------------------------------------------
@@ -711,19 +740,6 @@ async def test_it_is_ready_when_every_version_answers_or_has_failed(
     assert not engine.ready and "m:1" in repr(engine.model("m", "1"))
     fakes_of(engine, "m").become(State.FAILED)
     assert engine.ready
-
-
-async def test_a_background_task_that_fails_is_told(
-    engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def fail(error: Exception) -> None:
-        raise error
-
-    engine._spawn(fail(DiskFull("no room")))
-    engine._spawn(fail(ValueError("a fault")))
-    await quiet(engine)
-    assert "a background task failed: no room" in caplog.text
-    assert "ValueError: a fault" in caplog.text
 
 
 async def test_a_query_waits_for_its_deadline_and_no_longer(engine: Engine) -> None:

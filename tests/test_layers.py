@@ -24,11 +24,11 @@ ROOT = Path(clipper.__file__).parent
 # and itself, nothing else of the project.
 LAYERS = (
     ("errors", "version", "clock", "metrics", "records"),
-    ("values", "config", "runtime"),
+    ("values", "config", "runtime", "tasks"),
     ("inputs",),
     ("layout", "eviction", "pieces"),
     ("batching", "selection", "workers", "store", "cache", "deadlines", "query_id"),
-    ("registration", "rendering", "learning", "client"),
+    ("registration", "rendering", "learning", "client", "query_keys"),
     ("choosing", "guarding", "attainment", "background"),
     ("model", "query"),
     ("panel", "evaluation", "roster", "loading"),
@@ -37,6 +37,7 @@ LAYERS = (
     ("application",),
     ("judging", "replay"),
     ("feedback",),
+    ("inventory",),
     ("engine", "explanation"),
     ("frontend", "dashboard"),
     ("server",),

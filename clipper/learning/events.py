@@ -47,11 +47,14 @@ class Feedback(msgspec.Struct, omit_defaults=True, tag="feedback", tag_field="ki
 
 
 class PolicyChange(msgspec.Struct, tag="policy", tag_field="kind"):
-    """From here on the application chooses by another policy, or with other options."""
+    """From here on the application chooses by another policy, or with other options.
+    Entries of long ago may not say what it chose by before, or of which generation that
+    was (0)."""
 
     generation: int
     settings: PolicySettings
     before: PolicySettings | None = None
+    before_generation: int = 0
 
 
 class Halt(msgspec.Struct, tag="halt", tag_field="kind"):

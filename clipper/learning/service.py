@@ -90,12 +90,12 @@ class Learning:
     async def restore(self, record: ApplicationRecord) -> None:
         """Fold what the log holds of an application."""
         kept = await self.log.learned(record.number)
-        learner = self._make(record.number, record.policy_generation, record.policy)
-        if kept.state is not None:
+        if kept.state is None:
+            first = _first_policy(record, kept.entries)
+            learner = self._make(record.number, *first)
+        else:
+            learner = self._make(record.number, record.policy_generation, record.policy)
             learner.unpack(kept.state)
-        elif kept.entries:
-            # what the first policy was, the first change of policy says
-            self._begin_with(learner, kept.entries, record)
         for seq, entry in kept.entries:
             if entry.uid is not None:
                 await self._warm(learner, entry.uid)
@@ -104,21 +104,7 @@ class Learning:
             learner.unsaved_since = self._clock.now()
         await self._count_users(learner)
         # whoever begins with this learner must find the policy it will have
-        followed: asyncio.Future[Exception | None] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.follow_policy(record, followed.set_result)
-        self.journal.flush()
-        await followed
-
-    def _begin_with(
-        self, learner: Learner, entries: list[Logged], record: ApplicationRecord
-    ) -> None:
-        for _, entry in entries:
-            event = events.decode(entry.body)
-            if isinstance(event, events.PolicyChange) and event.before is not None:
-                learner.set_policy(event.generation - 1, event.before)
-                return
+        await self.change_policy(record, lambda: None)
 
     async def _warm(self, learner: Learner, uid: str) -> None:
         if learner.users.get(uid) is None:
@@ -161,10 +147,35 @@ class Learning:
             return
         self._log(
             learner,
-            events.PolicyChange(record.policy_generation, record.policy, learner.settings),
+            events.PolicyChange(
+                record.policy_generation,
+                record.policy,
+                learner.settings,
+                learner.generation,
+            ),
             f"policy:{record.policy_generation}",
             done,
         )
+
+    async def change_policy(
+        self, record: ApplicationRecord, changed: Callable[[], None]
+    ) -> Exception | None:
+        """The same without waiting for others; why it is not in the log, if so. `changed`
+        is called in the very turn: a query must not meet one policy here, one there."""
+        outcome: asyncio.Future[Exception | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+        def followed(error: Exception | None) -> None:
+            try:
+                changed()
+            finally:
+                outcome.set_result(error)
+
+        self.follow_policy(record, followed)
+        self.journal.flush()
+        # the log goes on where the caller is cancelled
+        return await asyncio.shield(outcome)
 
     def halt(
         self, learner: Learner, arm: str, reason: str, done: Callable[[], None]
@@ -330,3 +341,16 @@ class Learning:
             await self.log.prune_entries(now - settings.feedback_days * DAY)
         except ClipperError as error:
             logger.warning("old entries of the logs were not dropped: %s", error)
+
+
+def _first_policy(
+    record: ApplicationRecord, entries: list[Logged]
+) -> tuple[int, PolicySettings]:
+    """The generation and settings that these entries, all there ever were, begin with."""
+    for _, entry in entries:
+        event = events.decode(entry.body)
+        if isinstance(event, events.PolicyChange) and event.before is not None:
+            return event.before_generation or event.generation - 1, event.before
+    if record.previous_policy is not None:  # the end came before the log was told
+        return record.previous_generation, record.previous_policy
+    return record.policy_generation, record.policy

@@ -193,8 +193,13 @@ class Life:
             self.learning.load(self.learner, uid, lambda: None)
 
     def set_policy(self, policy: PolicySettings) -> None:
-        generation = self.record.policy_generation + 1
-        self.record = record_of(policy, generation)
+        self.record = msgspec.structs.replace(
+            self.record,
+            policy=policy,
+            policy_generation=self.record.policy_generation + 1,
+            previous_policy=self.learner.settings,
+            previous_generation=self.learner.generation,
+        )
         self.learning.follow_policy(self.record)
 
     def save(self) -> None:
@@ -347,8 +352,6 @@ class Slowly:
     async def live(self, script: list[tuple[Any, ...]]) -> None:
         await self.log.open()
         await self.begin(record_of())
-        # the log says what the first policy was once there is a change of it
-        await run(self.life, ("policy", POLICIES[0]))
         for step in script:
             await self.step(step)
         self.slow.release()
@@ -631,6 +634,40 @@ async def test_a_restart_finds_a_policy_that_was_not_logged(slowly: Slowly) -> N
     learner = slowly.life.learner
     assert (learner.policy.name, learner.generation) == ("hedge", 2)
     assert len(await slowly.log.entries(NUMBER, 0, 10)) == 2
+
+
+async def test_entries_from_before_a_policy_that_was_not_logged_are_its_predecessors(
+    slowly: Slowly,
+) -> None:
+    """Of which there is no snapshot yet."""
+    for _ in range(3):
+        await do(slowly, ("give", "ann", 0, 1.0), ("settle",))
+    before = slowly.life.learner.population.pack()
+    await do(slowly, ("policy", PolicySettings("hedge")))
+    await slowly.begin(slowly.life.record)  # it died before the log took that in
+    log = await slowly.log.entries(NUMBER, 0, 10)
+    change = events.decode(log[-1].entry.body)
+    assert isinstance(change, events.PolicyChange) and len(log) == 4
+    assert (change.before, change.before_generation) == (FIRST, 1)
+    assert slowly.life.learner.policy.name == "hedge"
+    learner = Learner(NUMBER, 1, FIRST, Bloom(), 10)
+    for seq, entry in log[:-1]:
+        learner.apply(seq, entry.uid, events.decode(entry.body))
+    assert learner.population.pack() == before
+    await check(slowly.life)
+
+
+async def test_a_policy_that_the_log_never_heard_of_is_nobodys_predecessor(
+    slowly: Slowly,
+) -> None:
+    await do(slowly, ("halt", ARMS[0]), ("settle",))
+    await do(slowly, ("policy", HEDGES[1]), ("fail",), ("give", "ann", 0, 1.0))
+    await do(slowly, ("policy", HEDGES[0]))
+    life = slowly.life
+    assert life.record.policy_generation == 3 and life.learner.generation == 1
+    for _ in range(2):  # before the log takes the change, and after
+        await slowly.begin(life.record)
+        await check(slowly.life)
 
 
 # -- a policy of one's own ---------------------------------------------------------------

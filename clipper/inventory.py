@@ -1,0 +1,193 @@
+"""The applications and models of a server, kept in line with what is registered.
+
+Changes are committed to the store before they take effect in memory; what a query sees
+changes between two turns of the loop, never within one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from clipper.application import Application
+from clipper.batching.job import Job
+from clipper.cache import PredictionCache
+from clipper.catalog import Catalog
+from clipper.clock import Clock
+from clipper.config import Settings
+from clipper.errors import NotFound
+from clipper.feedback import Feedback
+from clipper.learning.service import Learning
+from clipper.model import Model
+from clipper.query_id import QueryIds
+from clipper.records import ApplicationRecord, ModelRecord, State
+from clipper.store.base import Change, Store
+from clipper.values import ModelId
+
+
+class Inventory:
+    """What is registered, and what stands for it in memory."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        cache: PredictionCache[Job],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._cache = cache
+        # All mutable state: what is registered, changed by `commit` alone, and what stands
+        # for it; versions that are up and wait for their commit; what every application
+        # needs, from `begin` on.
+        self.catalog = Catalog(State(), settings.limits)
+        self.applications: dict[str, Application] = {}
+        self.feedback: dict[str, Feedback] = {}
+        self.models: dict[ModelId, Model] = {}
+        self._incoming: dict[ModelId, Model] = {}
+        self._learning: Learning
+        self._ids: QueryIds
+
+    def __repr__(self) -> str:
+        return (
+            f"<Inventory applications={len(self.applications)} models={len(self.models)}>"
+        )
+
+    def restore(self, state: State) -> None:
+        """Take over what the store holds. Workers come up in the background, those of
+        current versions first."""
+        catalog = self.catalog = Catalog(state, self._settings.limits)
+        for record in sorted(
+            catalog.models.values(), key=lambda r: not catalog.is_current(r)
+        ):
+            model = self.make_model(record)
+            self.models[model.id] = model
+            if record.blob is not None:
+                model.replicas.restore(record.num_replicas)
+
+    def begin(self, learning: Learning, ids: QueryIds) -> None:
+        """Make the applications, whose learners are there by now."""
+        self._learning = learning
+        self._ids = ids
+        self.refresh()
+
+    def application(self, name: str) -> Application:
+        application = self.applications.get(name)
+        if application is None:
+            raise NotFound(f"No application with name '{name}' exists.")
+        return application
+
+    def model(self, name: str, version: str) -> Model:
+        model = self.models.get(ModelId(name, version))
+        if model is None:
+            raise NotFound(
+                f"model with name '{name}' and version '{version}' does not exist"
+            )
+        return model
+
+    # -- changes ------------------------------------------------------------------------
+
+    async def commit(self, *changes: Change) -> None:
+        """Make changes durable, then let queries see them. Once begun this goes on to
+        its end, even where the caller is cancelled: memory and disk hold the same."""
+        writing = asyncio.ensure_future(self._write(changes))
+        cancelled: asyncio.CancelledError | None = None
+        while not writing.done():
+            try:
+                await asyncio.wait((writing,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        failed = writing.exception()  # asked for in any case, else it is logged as lost
+        if cancelled is not None:
+            raise cancelled
+        if failed is not None:
+            raise failed
+
+    async def commit_with(self, model: Model, *changes: Change) -> None:
+        """The same where a change registers a version that is up already."""
+        self._incoming[model.id] = model
+        try:
+            await self.commit(*changes)
+        finally:
+            self._incoming.pop(model.id, None)
+
+    async def _write(self, changes: tuple[Change, ...]) -> None:
+        await self._store.commit(*changes)
+        self.catalog.apply(changes)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring applications and models in line with the catalog, in one turn."""
+        catalog = self.catalog
+        for model_record in catalog.models.values():
+            model_id = ModelId(model_record.name, model_record.version)
+            model = self.models.get(model_id)
+            if model is None:
+                model = self._incoming.pop(model_id, None) or self.make_model(model_record)
+                self.models[model_id] = model
+            model.record = model_record
+        for model_id in [m for m in self.models if str(m) not in catalog.models]:
+            del self.models[model_id]
+        for name in [n for n in self.applications if n not in catalog.applications]:
+            self.applications.pop(name).close()
+            del self.feedback[name]
+        slos: defaultdict[ModelId, list[float]] = defaultdict(list)
+        for record in catalog.applications.values():
+            application = self.applications.get(record.name) or self._make_application(
+                record
+            )
+            self._connect(application, record)
+            for model in application.reachable:
+                slos[model.id].append(application.slo)
+        for model in self.models.values():
+            model.set_objectives(slos.get(model.id, []))
+
+    def _connect(self, application: Application, record: ApplicationRecord) -> None:
+        """Give an application the models that its record leads to."""
+        candidates = application.learner.policy.candidates(record.models)
+        found = [self.catalog.arm(name) for name in candidates]
+        linked = [r for r in found if r is not None and r.name in record.models]
+        current = [self.model(r.name, r.version) for r in linked]
+        versions: dict[str, Model] = {}
+        if len(record.models) == 1:
+            for other in self.catalog.versions(record.models[0]):
+                versions[other.version] = self.model(other.name, other.version)
+        application.update(record, current, versions)
+
+    # -- what stands for a record -------------------------------------------------------
+
+    def make_model(self, record: ModelRecord) -> Model:
+        async def load_blob() -> bytes:
+            assert record.blob is not None
+            return await self._store.get_blob(record.blob)
+
+        return Model(
+            record,
+            load_blob,
+            self._cache,
+            clock=self._clock,
+            limits=self._settings.limits,
+            on_connection=self._connection_changed,
+        )
+
+    def _connection_changed(self, model: Model) -> None:
+        for application in self.applications.values():
+            if model in application.reachable:
+                application.connection_changed()
+
+    def _make_application(self, record: ApplicationRecord) -> Application:
+        application = self.applications[record.name] = Application(
+            record,
+            self._learning.begin(record),
+            self._learning,
+            self._ids,
+            self._cache,
+            clock=self._clock,
+            call_later=asyncio.get_running_loop().call_later,
+        )
+        self.feedback[record.name] = Feedback(
+            application, self._learning, self._ids, self._clock
+        )
+        return application

@@ -1,0 +1,38 @@
+"""The keys that query ids are signed with: one for each period, kept in the store."""
+
+from __future__ import annotations
+
+from clipper.clock import Clock
+from clipper.query_id import PERIOD, QueryIds, key_number
+from clipper.store.base import Store
+
+
+class QueryKeys:
+    """Gives query ids the keys of the time."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def open(self) -> QueryIds:
+        """Query ids with this period's key; those of the last period, and of the time
+        before there were periods, are read as well."""
+        wall = self._clock.wall()
+        number = key_number(wall)
+        ids = QueryIds(await self._key(number), self._clock, number)
+        before = key_number(wall - PERIOD)
+        ids.accept(await self._key(before), before)
+        ids.accept(await self._store.secret("query-key"), 0)
+        return ids
+
+    def due(self, ids: QueryIds) -> bool:
+        """Whether another period has begun."""
+        return key_number(self._clock.wall()) != ids.number
+
+    async def change(self, ids: QueryIds) -> None:
+        """Sign with this period's key from now on."""
+        number = key_number(self._clock.wall())
+        ids.sign_with(await self._key(number), number)
+
+    async def _key(self, number: int) -> bytes:
+        return await self._store.secret(f"query-key-{number}")

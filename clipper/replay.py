@@ -7,6 +7,7 @@ here needs a server.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ import msgspec
 from clipper.errors import ClipperError, InvalidInput
 from clipper.learning.events import Feedback
 from clipper.records import PolicySettings
+from clipper.selection.evidence import MOST_RECORDS
 from clipper.selection.logged import LoggedDecision
 from clipper.selection.losses import make_loss
-from clipper.selection.offline import MOST_RECORDS, Evaluation, evaluate
+from clipper.selection.offline import Evaluation, evaluate
 from clipper.selection.policy import Arm
 from clipper.selection.registry import make_policy
 
@@ -39,6 +41,7 @@ class _Decision(msgspec.Struct):
     key: str
     ensemble: bool
     odds: tuple[float, ...]
+    at: float = 0.0  # when it was written, soon after the decision
     outputs: dict[Arm, Any] = {}
 
 
@@ -47,12 +50,19 @@ class _Line(msgspec.Struct):
 
     key: str | None = None
     uid: str | None = None
+    at: float = 0.0
 
 
 class Recording:
-    """A log in memory, at most MOST_RECORDS pieces of feedback of it: the newest."""
+    """A log in memory, at most MOST_RECORDS pieces of feedback of it: the newest.
 
-    def __init__(self) -> None:
+    Of what was decided at `after` or later, and earlier than `before` (in seconds since the
+    epoch). Feedback without a decision counts by when it came.
+    """
+
+    def __init__(self, after: float = -math.inf, before: float = math.inf) -> None:
+        self._after = after
+        self._before = before
         # All mutable state: decisions by key, until their feedback comes, and records.
         self._decisions: dict[str, _Decision] = {}
         self.records: list[LoggedDecision] = []
@@ -63,6 +73,8 @@ class Recording:
     def add_decision(self, line: Mapping[str, Any]) -> None:
         """A line of the log of decisions. All of them come before the feedback."""
         decision = _convert(line, _Decision)
+        if decision.at < self._after:
+            return
         if len(self._decisions) < 4 * MOST_RECORDS:
             self._decisions[decision.key] = decision
 
@@ -71,6 +83,8 @@ class Recording:
         if line.get("kind") != "feedback":
             return
         about, said = _convert(line, _Line), _convert(line, Feedback)
+        if not self._after <= (said.decided or about.at) < self._before:
+            return
         decision = self._decisions.pop(about.key, None) if about.key else None
         self.records.append(_record(about.uid, said, decision))
         if len(self.records) > MOST_RECORDS + MOST_RECORDS // 10:

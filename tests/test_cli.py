@@ -621,6 +621,6 @@ def test_explain_shows_the_arms(run: Run, server: FakeServer) -> None:
         "",
         "Arms of shadow",
         "  ARM  WEIGHT  FEEDBACK  MEAN LOSS  AGREES  COMPARED  SHADOW FAILED  SHADOW P95",
-        "  m:1  90.0 %        12     0.0500       -         -              -  -",
-        "  n:2  10.0 %         0          -  50.0 %         4              1  1.25 s",
+        "  m:1  90.0 %        12     0.0500       -         -              -           -",
+        "  n:2  10.0 %         0          -  50.0 %         4              1      1.25 s",
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+WIDEST = 100  # columns of text; longer lines are hard to read
 
 _NO_SERVER = (ServerUnreachable, ConfigError, StoreError)
 
@@ -178,10 +182,30 @@ def done(sentence: str) -> None:
     click.echo(sentence)
 
 
+def terminal_width() -> int:
+    """Columns of the terminal, 80 where there is none."""
+    return max(40, shutil.get_terminal_size().columns)
+
+
+def print_wrapped(text: str, *, indent: str = "", first: str = "", **style: Any) -> None:
+    """A paragraph no wider than the terminal, and than is easily read; its first line
+    begins with `first` in place of `indent`."""
+    filled = textwrap.fill(
+        text, min(WIDEST, terminal_width()), initial_indent=first or indent,
+        subsequent_indent=indent, break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+    click.secho(filled, **style)
+
+
 def print_table(
-    headers: Sequence[str], rows: Iterable[Sequence[object]], *, indent: str = ""
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    indent: str = "",
+    width: int | None = None,
 ) -> None:
-    """Aligned columns: numbers to the right, no lines around."""
+    """Aligned columns: numbers to the right, no lines around. Columns that would pass
+    `width` go below, behind the first column again."""
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [
         bool(cells) and all(row[i] == "-" or _is_number(row[i]) for row in cells)
@@ -192,16 +216,31 @@ def print_table(
         for i in range(len(headers))
     ]
 
-    def line(values: Sequence[str]) -> str:
+    def line(values: Sequence[str], columns: Sequence[int]) -> str:
         padded = []
-        for value, width, right in zip(values, widths, numeric, strict=True):
-            space = " " * (width - len(click.unstyle(value)))
-            padded.append(space + value if right else value + space)
+        for i in columns:
+            space = " " * (widths[i] - len(click.unstyle(values[i])))
+            padded.append(space + values[i] if numeric[i] else values[i] + space)
         return (indent + "  ".join(padded)).rstrip()
 
-    click.secho(line(headers), dim=True)
-    for row in cells:
-        click.echo(line(row))
+    for number, columns in enumerate(_blocks(widths, len(indent), width)):
+        if number:
+            click.echo()
+        click.secho(line(headers, columns), dim=True)
+        for row in cells:
+            click.echo(line(row, columns))
+
+
+def _blocks(widths: Sequence[int], indent: int, width: int | None) -> list[list[int]]:
+    """The columns, as many side by side as fit."""
+    blocks, used = [[0]], indent + widths[0]
+    for index in range(1, len(widths)):
+        used += 2 + widths[index]
+        if width is not None and used > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = indent + widths[0] + 2 + widths[index]
+        blocks[-1].append(index)
+    return blocks
 
 
 def _cell(value: object) -> str:
@@ -215,7 +254,7 @@ def _cell(value: object) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d+)?( ms| %)?", text) is not None
+    return re.fullmatch(r"[-+<>]?[\d,]+(\.\d+)?( ms| µs| s| %|/s|x)?", text) is not None
 
 
 def milliseconds(micros: object) -> str:

@@ -48,13 +48,13 @@ class Seats:
     all uids, and moves few users when the odds change.
 
     Weighted rendezvous hashing (Thaler and Ravishankar, "Using name-based mappings to
-    increase hit rates", IEEE/ACM Transactions on Networking 1998; with weights Schindelhauer
-    and Schomaker, "Weighted distributed hash tables", SPAA 2005): of the hashes h of uid and
-    name, uniform in (0, 1], the least -ln(h) / p wins, which is that of name i with
-    probability p_i. A user moves only to a name whose share has grown in proportion to that
-    of the name left. With d the total variation between old and new odds, as few move as
-    can, d, where one name gains from or loses to all others alike, and never more than
-    2 d / (1 + d).
+    increase hit rates", IEEE/ACM Transactions on Networking 1998; with weights
+    Schindelhauer and Schomaker, "Weighted distributed hash tables", SPAA 2005): of the
+    hashes h of uid and name, uniform in (0, 1], the least -ln(h) / p wins, which is that of
+    name i with probability p_i. A user moves only to a name whose share has grown in
+    proportion to that of the name left. With d the total variation between old and new
+    odds, as few move as can, d, where one name gains from or loses to all others alike, and
+    never more than 2 d / (1 + d).
     """
 
     __slots__ = ("_names",)

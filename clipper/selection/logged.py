@@ -31,10 +31,11 @@ class LoggedDecision(NamedTuple):
     outputs: Mapping[Arm, Any] | None = None
     label: Any = None
 
-    @property
-    def complete(self) -> bool:
-        """Whether the losses of all arms are known."""
-        return bool(self.losses) and all(arm in self.losses for arm in self.arms)
+    def tells(self, arms: Sequence[Arm]) -> bool:
+        """Whether the losses of `arms` are known, whichever was chosen."""
+        losses = self.losses
+        whole = len(losses) > 1 or len(losses) == len(self.arms)  # more than the choice's
+        return whole and all(arm in losses for arm in arms)
 
     @property
     def decided(self) -> bool:
@@ -53,6 +54,13 @@ class LoggedDecision(NamedTuple):
         if self.odds is not None:
             return [arm for arm, p in zip(self.arms, self.odds, strict=True) if p > 0]
         return self.chosen if self.propensity >= 1 else self.arms
+
+    @property
+    def certain(self) -> bool:
+        """Whether nothing else could have been answered, as far as the log tells."""
+        if self.odds is not None:
+            return sum(p > 0 for p in self.odds) < 2
+        return self.propensity >= 1 or len(self.arms) < 2
 
     def check(self, place: str) -> None:
         """Raises InvalidInput, with the place, for what no decision can be."""

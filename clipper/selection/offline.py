@@ -29,18 +29,13 @@ import numpy as np
 from clipper.errors import Conflict, InvalidInput
 from clipper.selection.direct import DirectModel, width_of
 from clipper.selection.estimators import Estimate, Ratios, Vector, effective_size, estimate
+from clipper.selection.evidence import LEAST_EFFECTIVE, Evidence, gather
 from clipper.selection.logged import LoggedDecision
 from clipper.selection.losses import Loss, ZeroOne
-from clipper.selection.policy import Arm, Ensemble, SelectionPolicy
+from clipper.selection.policy import Arm, SelectionPolicy
 from clipper.selection.trial import Trial
 
-# A log of more decisions is refused: it is held in memory.
-MOST_RECORDS = 1_000_000
-
 MOST_RESAMPLES = 100_000
-
-# Below this effective sample size an interval means nothing.
-LEAST_EFFECTIVE = 30.0
 
 # How much probability the policy may give, on average, to arms that the log says nothing
 # of. An estimate is wrong by at most this.
@@ -53,10 +48,6 @@ _EXPLORE = (
 
 
 _COLUMNS = ("weight", "loss", "policy_cost", "answer_cost", "unsupported")
-
-# The share of decisions that may be left out because they do not know the losses of all
-# arms while the others do.
-MOST_INCOMPLETE = 0.05
 
 # What a distribution may miss of 1 by rounding.
 _ROUNDING = 1e-9
@@ -77,6 +68,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     warm: int  # that were learned from before
     left_out: int  # without feedback, without a decision, or, if it is exact, incomplete
     logged: Estimate | None  # what the answers lost
+    one_arm: int = 0  # left out because one arm alone could answer
     exact: Estimate | None = None
     ips: Estimate | None = None
     snips: Estimate | None = None
@@ -115,66 +107,27 @@ def evaluate(
     if warm < 0:
         raise InvalidInput(f"warm must not be negative, got {warm}")
     trial = Trial(policy, ZeroOne() if loss is None else loss)
-    usable, exact = _usable(records, trial, warm)
-    if exact:
+    log = gather(records, trial, warm)
+    usable = log.records
+    if log.exact:
         terms = _exactly(usable, trial, Random(seed), warm)
         about: dict[str, Any] = {}
     else:
         weighted = _Weighted()
         weighted.replay(usable, trial, warm)
-        weighted.refuse(usable[warm:], policy, logged_by, least_effective)
+        weighted.refuse(log, warm, policy, logged_by, least_effective)
         terms, about = weighted.terms(), weighted.about()
-    found: dict[str, Any] = {"logged": None}
-    found |= estimate(terms, seed=seed, resamples=resamples)
+    estimates: dict[str, Any] = {"logged": None}
+    estimates |= estimate(terms, seed=seed, resamples=resamples)
     return Evaluation(
         policy=policy.name,
         records=len(usable) - warm,
         warm=warm,
-        left_out=len(records) - len(usable),
-        **found,
+        left_out=len(records) - len(usable) - log.one_arm,
+        one_arm=log.one_arm,
+        **estimates,
         **about,
     )
-
-
-def _usable(
-    records: Sequence[LoggedDecision], trial: Trial, warm: int
-) -> tuple[list[LoggedDecision], bool]:
-    """The records that can be judged, and whether they know the losses of all arms."""
-    if len(records) > MOST_RECORDS:
-        raise Conflict(
-            f"the log holds {len(records)} decisions, and at most {MOST_RECORDS} can be"
-            " replayed: choose a shorter period"
-        )
-    for index, record in enumerate(records):
-        record.check(f"record {index}")
-    known = [record for record in records if record.decided or record.complete]
-    complete = [record for record in known if record.complete]
-    # now and then a member of an ensemble fails or comes too late to be known
-    exact = len(complete) >= (1.0 - MOST_INCOMPLETE) * len(known)
-    if exact:
-        known = complete
-    policy = trial.policy
-    if known and not exact:
-        if isinstance(policy, Ensemble):
-            raise Conflict(
-                f"policy {policy.name} combines the outputs of all models, and the log does"
-                " not hold the losses of all: log under an ensemble, with labels as"
-                " feedback, for a while, then replay"
-            )
-        known = [record for record in known if record.decided]
-    usable = [record for record in known if trial.arms(record)]
-    if known and trial.missing:
-        raise Conflict(
-            f"policy {policy.name} names {min(trial.missing)}, which is nowhere in the"
-            " log: replay without it, or let it take part for a while"
-        )
-    if len(usable) <= warm:
-        raise Conflict(
-            f"of {len(records)} decisions in the log {len(usable)} can be judged by their"
-            f" feedback, and more than {warm} are needed: send labels or rewards, or"
-            " replay a longer period"
-        )
-    return usable, exact
 
 
 def _features(trial: Trial, record: LoggedDecision) -> Any:
@@ -271,12 +224,14 @@ class _Weighted:
 
     def refuse(
         self,
-        records: Sequence[LoggedDecision],
+        log: Evidence,
+        warm: int,
         policy: SelectionPolicy,
         logged_by: str,
         least: float,
     ) -> None:
         """Raises Conflict where the log cannot say what the policy would have lost."""
+        records = log.records[warm:]
         about, n = self.about(), len(records)
         lost = about["unsupported_mass"]
         if lost > MOST_UNSUPPORTED and all(record.propensity >= 1 for record in records):
@@ -284,6 +239,7 @@ class _Weighted:
             raise Conflict(
                 f"the log was written by {writer}, which leaves nothing to chance and so"
                 f" never tries the other arms that {policy.name} would choose: {_EXPLORE}"
+                f"{log.hint}"
             )
         chosen = {arm for record in records for arm in record.chosen}
         never = {arm: p / n for arm, p in self._given.items() if arm not in chosen}
@@ -301,7 +257,7 @@ class _Weighted:
         size = about["effective_size"]
         if size < least:
             raise Conflict(
-                f"the log's {n} decisions count for no more than {size:.1f} of policy"
-                f" {policy.name}'s own (effective sample size), and {least:g} are needed:"
-                f" replay a longer period, or {_EXPLORE}"
+                f"the log's {n} decisions{log.told} count for no more than {size:.1f} of"
+                f" policy {policy.name}'s own (effective sample size), and {least:g} are"
+                f" needed: replay a longer period, or {_EXPLORE}"
             )

@@ -8,11 +8,11 @@ import pytest
 
 from clipper.errors import Conflict, InvalidInput
 from clipper.records import PolicySettings
-from clipper.selection import offline
+from clipper.selection import evidence
 from clipper.selection import trial as trials
 from clipper.selection.linucb import LinUCB
 from clipper.selection.logged import LoggedDecision
-from clipper.selection.losses import make_loss
+from clipper.selection.losses import ZeroOne, make_loss
 from clipper.selection.offline import Evaluation, evaluate
 from clipper.selection.policy import SelectionPolicy
 from clipper.selection.registry import make_policy
@@ -214,7 +214,7 @@ def test_personal_policies_learn_for_each_user() -> None:
 
 def test_users_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "MOST_USERS", 3)
-    mine = trials.Trial(policy("epsilon_greedy"), offline.ZeroOne())
+    mine = trials.Trial(policy("epsilon_greedy"), ZeroOne())
     for turn, record in enumerate(log(1, 20)):
         mine.follow(record._replace(uid=f"u{turn % 5}"), None)
     assert list(mine._own) == ["u2", "u3", "u4"]
@@ -260,7 +260,7 @@ def test_records_before_an_arm_was_there_are_left_out() -> None:
     records = chosen_only(log(3, 300))
     early = [LoggedDecision((A,), (A,), 1.0, 0.0)] * 50
     found = judged(early + records, policy("epsilon_greedy", arms=["b", "c"], epsilon=1.0))
-    assert (found.records, found.left_out) == (300, 50)
+    assert (found.records, found.one_arm, found.left_out) == (300, 50, 0)
 
 
 def test_records_without_feedback_are_left_out_and_counted() -> None:
@@ -395,7 +395,7 @@ def test_a_certain_log_judges_a_policy_that_does_the_same() -> None:
 
 
 def test_too_long_a_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offline, "MOST_RECORDS", 10)
+    monkeypatch.setattr(evidence, "MOST_RECORDS", 10)
     with pytest.raises(Conflict, match="choose a shorter period"):
         judged(log(1, 11), UNIFORM)
 

@@ -165,11 +165,12 @@ class Shaded(Mine):
         self.house.loop.turn()
 
     def ask(self, count: int, bad: Model | None) -> None:
-        super().ask(count, bad)
-        self.house.loop.turn()
-        while replicas(self.models[1]).replica.batches:  # the last it was asked for
-            replicas(self.models[1]).replica.answer(lambda _: b"1")
+        for _ in range(count):
+            super().ask(1, bad)
             self.house.loop.turn()
+            while replicas(self.models[1]).replica.batches:
+                replicas(self.models[1]).replica.answer(lambda _: b"1")
+                self.house.loop.turn()
 
     def told(self) -> list[int | None]:
         """Of each arm, how many answers its own were compared with."""

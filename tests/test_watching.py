@@ -194,6 +194,12 @@ async def test_what_a_shadow_said_does_not_outlive_its_policy(shaded: Shaded) ->
     assert shaded.told() == [None, 1]
 
 
+async def test_a_comparison_begins_anew_with_its_policy(shaded: Shaded) -> None:
+    shaded.ask(3, None)
+    shaded.change("shadow", share=1.0)
+    assert shaded.told() == [None, None]
+
+
 async def test_what_a_shadow_says_late_is_told_of_no_more(shaded: Shaded) -> None:
     shaded.application.submit(row(1), Receiver())
     shaded.house.loop.turn()

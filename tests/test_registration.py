@@ -39,6 +39,7 @@ def test_names_and_types_become_canonical() -> None:
         ({"models": [f"m{i}" for i in range(65)]}, "at most 64 models"),
         ({"default_output": "x" * 65_537}, "longer than 65536"),
         ({"default_output": "\ud800"}, "default_output is not valid Unicode"),
+        ({"policy": PolicySettings("log_pool")}, "application with loss log, not zero_one"),
         ({"cache_ttl_seconds": 0.0}, "cache_ttl_seconds must be a positive number"),
         ({"cache_ttl_seconds": -1.0}, "positive number of seconds, or null, got -1"),
         ({"cache_ttl_seconds": float("inf")}, "got inf"),

@@ -130,9 +130,8 @@ class Canary(SingleChoice):
         if low <= base + limit:
             return None
         return (
-            f"it failed {score.failures} of {score.queries} queries "
-            f"({_share(score.failures, score.queries)}), the stable version "
-            f"{_share(stable.failures, stable.queries)}"
+            f"it failed {score.failures} of {score.queries} queries, the stable version "
+            f"{stable.failures} of {stable.queries}"
         )
 
     def _slow(self, score: Score, stable: Score) -> str | None:
@@ -171,7 +170,3 @@ def wilson(successes: float, trials: float) -> tuple[float, float]:
     centre = p + z2 / (2 * trials)
     spread = _Z * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials * trials))
     return (centre - spread) / (1 + z2 / trials), (centre + spread) / (1 + z2 / trials)
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "none"

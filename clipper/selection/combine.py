@@ -31,6 +31,11 @@ def make_combiner(policy: Ensemble, loss: Loss) -> Combiner:
     if policy.combination == "sample":
         return Sample(policy.exploration)
     if policy.combination == "pool":
+        if loss.name != "log":  # under which outputs that are no probabilities are refused
+            raise InvalidInput(
+                f"policy {policy.name} multiplies probabilities and learns from these "
+                f"alone: register the application with loss log, not {loss.name}"
+            )
         return Pool()
     if policy.combination != "vote":
         raise InvalidInput(f"an ensemble cannot combine by {policy.combination!r:.60}")

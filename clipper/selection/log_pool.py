@@ -36,7 +36,7 @@ class LogPool(Ensemble):
     convex in them, and stay in [0, MOST] (online gradient descent, Zinkevich 2003). They
     start at 1 / N each and need not sum to 1: members that know different things may count
     for more together than any of them alone. A member whose output is no distribution over
-    the classes of the others is left out of the update.
+    the classes of the others is left out of the update. It goes with the loss `log` alone.
     """
 
     name = "log_pool"

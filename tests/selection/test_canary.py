@@ -54,7 +54,10 @@ def judge(policy: Canary, new: Score, stable: Score | None = None) -> str | None
 @pytest.mark.parametrize(
     ("score", "words"),
     [
-        (Score(20, 10, 0.010, NOTHING), "it failed 10 of 20 queries (50.0%)"),
+        (
+            Score(20, 10, 0.010, NOTHING),
+            "it failed 10 of 20 queries, the stable version 0 of 1000",
+        ),
         (Score(2000, 100, 0.010, NOTHING), "it failed 100 of 2000 queries"),
         (Score(100, 0, 0.030, NOTHING), "latency is 30 ms, the stable version's 10 ms"),
         (Score(100, 0, 0.010, Total(60, 30.0)), "mean loss is 0.500 over 60 pieces"),

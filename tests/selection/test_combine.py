@@ -44,7 +44,14 @@ def test_the_option_says_otherwise(choice: str, loss: str, kind: type[Combiner])
 def test_a_policy_may_have_a_way_of_its_own(loss: str) -> None:
     sample = make_combiner(Exp4(Exp4Options(gamma=0.3)), make_loss(loss))
     assert isinstance(sample, Sample) and sample.exploration == 0.3
-    assert type(make_combiner(LogPool(), make_loss(loss))) is Pool
+
+
+def test_probabilities_are_pooled_under_the_log_loss_alone() -> None:
+    assert type(make_combiner(LogPool(), make_loss("log"))) is Pool
+    for loss in LOSSES:
+        if loss != "log":
+            with pytest.raises(InvalidInput, match=r"log_pool .* with loss log, not "):
+                make_combiner(LogPool(), make_loss(loss))
 
 
 def test_what_does_not_go_together_is_refused() -> None:

@@ -39,7 +39,7 @@ LAYERS = (
     ("feedback",),
     ("inventory",),
     ("engine", "explanation"),
-    ("frontend", "dashboard"),
+    ("frontend", "dashboard", "embedded"),
     ("server",),
     ("cli+demo",),
     ("__main__",),

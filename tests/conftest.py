@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from engine_room import disk, engine, workers  # noqa: F401
 from fakes import FakeLoop, ManualClock
+from school import school  # noqa: F401
 
 
 @pytest.fixture

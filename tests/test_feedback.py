@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeLoop, FakeReplicaSet, ManualClock
-from house import House, Receiver, replicas, row
+from fakes import FakeLoop, ManualClock
+from house import Receiver, replicas, row
+from school import Make, School, Told
 
-from clipper.application import NOBODY
 from clipper.errors import (
-    ClipperError,
     Conflict,
     DiskFull,
     InvalidInput,
@@ -22,186 +20,13 @@ from clipper.errors import (
     ResendInput,
     Unavailable,
 )
-from clipper.feedback import Feedback
 from clipper.learning import decisions as decisions_module
-from clipper.learning import events
 from clipper.pieces import Item
 from clipper.query_id import LIFETIME
 from clipper.records import PolicySettings
 from clipper.selection.policy import Subject
-from clipper.values import FailureKind, Output
-
-
-class Told:
-    """What became of one piece of feedback."""
-
-    def __init__(self) -> None:
-        self.times = 0
-        self.duplicate: bool | None = None
-        self.error: ClipperError | None = None
-
-    def __call__(self, duplicate: bool, error: ClipperError | None) -> None:
-        self.times += 1
-        self.duplicate, self.error = duplicate, error
-
-    @property
-    def accepted(self) -> bool:
-        return self.times == 1 and self.error is None
-
-
-class School:
-    """An application with two models that learns."""
-
-    def __init__(
-        self,
-        clock: ManualClock,
-        loop: FakeLoop,
-        policy: str,
-        models: int = 2,
-        **fields: Any,
-    ) -> None:
-        self.house = House(clock, loop)
-        self.loop = loop
-        self.models = [self.house.model(f"m{n}") for n in range(models)]
-        settings = PolicySettings(policy, fields.pop("options", {}))
-        fields = {"cache": False, "default_output": "-1", **fields}
-        self.application = self.house.application(*self.models, policy=settings, **fields)
-        self.application.update(self.application.record, self.models, {})
-        self.learner = self.application.learner
-        self.learner.users.counted = True
-        self.log = self.house.learning.log
-        self.feedback = self._feedback()
-
-    def _feedback(self) -> Feedback:
-        return Feedback(
-            self.application, self.house.learning, self.house.ids, self.house.clock
-        )
-
-    def answer(self, *outputs: Output) -> None:
-        """Each model answers, with its own output or the only one."""
-        self.loop.turn()
-        for number, model in enumerate(self.models):
-            replica = replicas(model).replica
-            output = outputs[min(number, len(outputs) - 1)]
-            while replica.batches:
-                replica.answer(lambda _, text=output: text)
-        self.loop.turn()
-
-    def ask(self, *outputs: Output, subject: Subject = NOBODY, **more: Any) -> str:
-        """A query, answered; its id."""
-        receiver = Receiver()
-        query = self.application.submit(row(1), receiver, subject, **more)
-        self.answer(*outputs)
-        assert receiver.told
-        return query.issue_id().decode()
-
-    def give(self, query_id: str | None = None, **fields: Any) -> Told:
-        told = Told()
-        item = Item(query_id, **fields)
-        try:
-            self.feedback.take(item, told)
-        except ClipperError as error:
-            told(False, error)
-        self.loop.turn()
-        return told
-
-    async def entries(self) -> list[events.Feedback]:
-        number = self.application.number
-        found = []
-        for _, entry in await self.log.entries(number, 0, 1000):
-            event = events.decode(entry.body)
-            assert isinstance(event, events.Feedback)
-            found.append(event)
-        return found
-
-    @property
-    def means(self) -> list[float | None]:
-        return [total.mean for total in self.learner.score(tuple(self.application.arms))]
-
-
-Make = Callable[..., School]
-
-
-@pytest.fixture
-def school(
-    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Make]:
-    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-
-    def make(policy: str = "ucb1", **fields: Any) -> School:
-        return School(clock, fake_loop, policy, **fields)
-
-    yield make
-    for work in fake_loop.spawned:
-        work.close()
-
 
 # -- on a query --------------------------------------------------------------------------
-
-
-async def test_a_label_becomes_the_loss_of_who_answered(school: Make) -> None:
-    class_ = school()
-    assert class_.give(class_.ask(b"3"), label=3).accepted
-    assert class_.give(class_.ask(b"3"), label=4).accepted
-    assert sorted(mean for mean in class_.means if mean is not None) == [0.0, 1.0]
-    first, second = await class_.entries()
-    assert first.loss == 0.0 and second.loss == 1.0
-    assert first.chosen != second.chosen  # ucb1 tries both
-    assert first.arms == tuple(class_.application.arms)
-    assert first.propensity == pytest.approx(0.5)  # two unvisited arms
-
-
-async def test_a_reward_is_one_less_the_loss(school: Make) -> None:
-    class_ = school()
-    assert class_.give(class_.ask(b"3"), reward=0.75).accepted
-    (entry,) = await class_.entries()
-    assert entry.loss == 0.25 and entry.reward == 0.75
-    assert entry.losses == {entry.chosen[0]: 0.25}
-
-
-async def test_under_an_ensemble_a_label_judges_every_member(school: Make) -> None:
-    class_ = school("hedge")
-    assert class_.give(class_.ask(b"3", b"4"), label=4).accepted
-    assert class_.means == [1.0, 0.0]
-    (entry,) = await class_.entries()
-    assert len(entry.losses) == 2 and entry.loss in (0.0, 1.0)
-
-
-async def test_under_an_ensemble_a_reward_judges_who_agreed(school: Make) -> None:
-    class_ = school("hedge", models=3)
-    assert class_.give(class_.ask(b"3", b"3", b"4"), reward=1.0).accepted
-    assert class_.means == [0.0, 0.0, 1.0]
-    assert class_.give(class_.ask(b"3", b"3", b"4"), reward=0.0).accepted
-    assert class_.means == [0.5, 0.5, 1.0]
-
-
-async def test_a_reward_is_also_for_who_agreed_too_late(school: Make) -> None:
-    class_ = school("hedge", models=4)
-    receiver = Receiver()
-    query = class_.application.submit(row(1), receiver)
-    class_.loop.turn()
-    for model in class_.models[:2]:
-        replicas(model).replica.answer(lambda _: b"3")
-    class_.loop.advance(0.2)
-    assert receiver.output == b"3"
-    query_id = query.issue_id().decode()
-    replicas(class_.models[2]).replica.answer(lambda _: b"3.0")
-    replicas(class_.models[3]).replica.answer(lambda _: b"4")
-    assert class_.give(query_id, reward=1.0).accepted
-    assert class_.means == [0.0, 0.0, 0.0, 1.0]
-
-
-async def test_a_late_member_is_judged_too(school: Make) -> None:
-    class_ = school("hedge", models=3)
-    receiver = Receiver()
-    query = class_.application.submit(row(1), receiver)
-    class_.loop.turn()
-    replicas(class_.models[0]).replica.answer(lambda _: b"3")
-    class_.loop.advance(0.2)
-    query_id = query.issue_id().decode()
-    replicas(class_.models[1]).replica.answer(lambda _: b"4")
-    assert class_.give(query_id, label=4).accepted
-    assert class_.means == [1.0, 0.0, None]
 
 
 async def test_the_propensity_is_the_logged_one(school: Make) -> None:
@@ -224,35 +49,6 @@ async def test_each_row_of_a_batch_has_feedback_of_its_own(school: Make) -> None
     assert class_.give(f"{shared}.1", label=4).accepted
     assert class_.means == [0.5, 0.5]
     assert isinstance(class_.give(f"{shared}.2", label=4).error, NotFound)
-
-
-async def test_a_default_answer_is_judged_as_what_the_arm_led_to(school: Make) -> None:
-    class_ = school()
-    receiver = Receiver()
-    for label, loss in ((-1, 0.0), (3, 1.0)):
-        query = class_.application.submit(row(1), receiver)
-        class_.loop.turn()
-        for model in class_.models:
-            replica = replicas(model).replica
-            while replica.batches:
-                replica.fail(FailureKind.RAISED)
-        class_.loop.turn()
-        assert class_.give(query.issue_id().decode(), label=label).accepted
-        assert (await class_.entries())[-1].loss == loss
-        receiver = Receiver()
-
-
-async def test_a_static_application_keeps_the_score(school: Make) -> None:
-    class_ = school("static")
-    assert class_.give(class_.ask(b"3"), label=4).accepted
-    assert class_.means == [1.0, None]
-
-
-async def test_a_string_that_is_shown_as_json_is_compared_as_json(school: Make) -> None:
-    class_ = school("static")
-    query_id = class_.ask("6.6")
-    assert class_.give(query_id, label=6.6).accepted
-    assert class_.means == [0.0, None]
 
 
 # -- what is not taken -------------------------------------------------------------------
@@ -313,19 +109,6 @@ async def test_a_label_that_makes_no_sense_is_refused(school: Make) -> None:
     class_ = school(loss="absolute(10)")
     told = class_.give(class_.ask(b"3"), label="three")
     assert isinstance(told.error, InvalidInput) and "$.label" in told.error.cause
-
-
-async def test_an_output_that_cannot_be_judged_is_told(school: Make) -> None:
-    class_ = school(loss="absolute(10)")
-    told = class_.give(class_.ask(b'{"a":1}'), label=3)
-    assert isinstance(told.error, InvalidInput)
-    assert await class_.entries() == []
-
-
-async def test_a_member_whose_output_cannot_be_judged_was_wrong(school: Make) -> None:
-    class_ = school("hedge", loss="absolute(10)")
-    assert class_.give(class_.ask(b"3", b'{"a":1}'), label=3).accepted
-    assert class_.means == [0.0, 1.0]
 
 
 async def test_feedback_for_somebody_else_is_refused(school: Make) -> None:

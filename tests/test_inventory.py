@@ -1,0 +1,109 @@
+"""What is registered and what stands for it: changed together, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from engine_room import Disk, Workers, answer, app, deploy, spec, turns
+
+from clipper.engine import Engine
+from clipper.errors import DiskFull
+from clipper.model import DEFAULT_OBJECTIVE, WAY_BACK
+
+
+async def test_nothing_changes_when_a_commit_fails(
+    engine: Engine, disk: Disk, workers: type[Workers]
+) -> None:
+    await engine.register_application(app("app", "m"))
+    await deploy(engine, "m:1")
+    disk.fault = DiskFull("no room")
+    for change in (
+        engine.register_application(app("b")),
+        engine.delete_application("app"),
+        engine.unlink("app", ["m"]),
+        engine.add_model(spec("n")),
+        engine.delete_model("m", "1"),
+        engine.deploy(spec(version="2"), b"function"),
+    ):
+        with pytest.raises(DiskFull):
+            await change
+    assert await answer(engine) == "1"
+    assert list(engine.applications) == ["app"] and list(engine.models) == [("m", "1")]
+    assert [w.spec.version for w in workers.stopped] == ["2"]
+    disk.fault = None
+    await deploy(engine, "m:2")
+    assert await answer(engine) == "2"
+
+
+async def test_a_change_is_not_seen_before_it_is_durable(
+    engine: Engine, disk: Disk
+) -> None:
+    await engine.register_application(app("app", "m"))
+    await deploy(engine, "m:1", "m:2")
+    disk.gate = asyncio.Event()
+    change = asyncio.create_task(engine.set_version("m", "1"))
+    await turns()
+    assert await answer(engine) == "2"
+    disk.gate.set()
+    await change
+    assert await answer(engine) == "1"
+
+
+async def test_a_change_that_is_being_written_is_not_torn_by_its_caller(
+    engine: Engine, disk: Disk
+) -> None:
+    """Else the disk would know what memory does not, until the next start."""
+    await engine.register_application(app("app"))
+    disk.gate = asyncio.Event()
+    change = asyncio.create_task(engine.delete_application("app"))
+    await turns()
+    for _ in range(3):
+        change.cancel()
+        await turns()
+    assert not change.done()
+    disk.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await change
+    assert not engine.applications
+    await engine.register_application(app("app"))
+
+
+async def test_a_deploy_cancelled_while_it_is_written_is_live_with_its_workers(
+    engine: Engine, disk: Disk, workers: type[Workers]
+) -> None:
+    await engine.register_application(app("app", "m"))
+    disk.gate = asyncio.Event()
+    deploying = asyncio.create_task(deploy(engine, "m:1"))
+    await turns(20)
+    deploying.cancel()
+    disk.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await deploying
+    assert await answer(engine) == "1" and workers.stopped == []
+
+
+async def test_a_commit_that_fails_after_its_caller_left_says_nothing(
+    engine: Engine, disk: Disk
+) -> None:
+    disk.gate, disk.fault = asyncio.Event(), DiskFull("no room")
+    change = asyncio.create_task(engine.register_application(app("app")))
+    await turns()
+    change.cancel()
+    disk.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await change
+    assert not engine.applications
+
+
+async def test_the_objective_follows_the_tightest_application(engine: Engine) -> None:
+    await deploy(engine, "m")
+    controller = engine.model("m", "1").dispatcher.controller
+    assert controller.objective == DEFAULT_OBJECTIVE
+    await engine.register_application(app("slow", "m", slo_micros=1_000_000))
+    await engine.register_application(app("fast", "m", slo_micros=100_000))
+    assert controller.objective == pytest.approx(0.1 * (1 - WAY_BACK))
+    await engine.delete_application("fast")
+    assert controller.objective == pytest.approx(1.0 - WAY_BACK)
+    await engine.register_application(app("hasty", "m", slo_micros=1))
+    assert controller.objective == pytest.approx(1e-6 * (1 - WAY_BACK))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -307,8 +307,8 @@ def test_status(run: Run, server: FakeServer) -> None:
     assert "Applications\n  none" in run("status").stdout
 
 
-def explained(*models: dict[str, Any], sentences: list[str]) -> dict[str, Any]:
-    return {"application": "a", "sentences": sentences, "models": list(models)}
+def explained(*models: dict[str, Any], sentences: Sequence[str] = ()) -> dict[str, Any]:
+    return {"application": "a", "sentences": list(sentences), "models": list(models)}
 
 
 def version(name: str, **fields: Any) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def version(name: str, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def test_explain(run: Run, server: FakeServer) -> None:
+def test_explain(run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = {"fixed_ms": 3.0, "per_row_us": 0.5}
     replicas = [
         {"replica": 0, "cap_rows": 43, "busy": True, "fitted": fit, "times_as_long": 0.5},
@@ -341,13 +341,14 @@ def test_explain(run: Run, server: FakeServer) -> None:
         sentences=["All is well.", long],
     )
     server.answers["/admin/applications/a/explain"] = Answer(answer)
+    monkeypatch.setenv("COLUMNS", "100")
     text = run("explain", "a").stdout
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "• All is well."
     assert text.count("word") == 40 and max(map(len, text.splitlines())) <= 100
-    assert "● m:2 aimd 43 3.1 1 ms + 400 µs/row 18.2 of 19 ms 2,363/s 0" in lines
-    assert "m:1 aimd 43 3.1 - - 2,363/s 0" in lines
-    assert "● m:2 1234 5 6 - - - -" in lines
+    assert "● m:2 aimd 43 3.1 1 ms + 0.4 ms/row 18.2 of 19 ms 2,363/s" in lines
+    assert "m:1 aimd 43 3.1 - - 2,363/s" in lines
+    assert "● m:2 1234 5 6" in lines
     assert "● m:2 0 43 3 ms + 0.5 µs/row 0.5x busy" in lines
     assert "● m:2 1 20 - - idle" in lines
     assert json.loads(run("explain", "a", "--json").stdout) == answer
@@ -529,6 +530,7 @@ STATE = {
     "policy": "hedge",
     "options": {"eta": 0.5},
     "contextual": False,
+    "personal": True,
     "unavailable": None,
     "uid": "al",
     "known": False,
@@ -536,7 +538,7 @@ STATE = {
         {
             "model": "m:1", "weight": 0.9, "pulls": 12, "mean_loss": 0.05, "halted": None,
         },
-        {"model": "n:2", "weight": 0.0, "pulls": 0, "mean_loss": None, "halted": "slow"},
+        {"model": "n:2", "weight": 1e-5, "pulls": 0, "mean_loss": None, "halted": "slow"},
     ],
     "former_arms": [{"model": "m:0", "pulls": 3, "mean_loss": 0.5}],
 }  # fmt: skip
@@ -559,18 +561,32 @@ def test_policy(run: Run, server: FakeServer) -> None:
 def test_state(run: Run, server: FakeServer) -> None:
     server.answers["/admin/get_state"] = Answer(STATE)
     assert run("state", "a", "--uid", "al").stdout.splitlines() == [
-        "hedge (eta=0.5)",
+        "hedge (eta=0.5), of al",
         "Nothing was learned of al yet: the weights are everybody's.",
-        "  ARM  WEIGHT  PULLS  MEAN LOSS  NOTE",
-        "  m:1  90.0 %     12     0.0500  -",
-        "  n:2   0.0 %      0          -  taken out: slow",
-        "  m:0       -      3     0.5000  no candidate now",
+        "  ARM  WEIGHT  FEEDBACK  MEAN LOSS",
+        "  m:1  90.0 %        12      0.050",
+        "  n:2  <0.1 %         0          -",
+        "  m:0       -         3      0.500",
+        "  n:2 was taken out: slow",
+        "  m:0 is no candidate now.",
     ]
     assert server.last.body == {"app_name": "a", "uid": "al"}
     assert json.loads(run("state", "a", "--json").stdout) == STATE
     server.answers["/admin/get_state"] = Answer({})
     result = run("state", "a")
     assert (result.exit_code, result.stderr) == (1, "Error: there is no application 'a'\n")
+
+
+def test_state_of_nothing_says_what_to_do(run: Run, server: FakeServer) -> None:
+    arms = [{**STATE["arms"][0], "pulls": 0}]
+    new = STATE | {"uid": None, "arms": arms, "former_arms": []}
+    server.answers["/admin/get_state"] = Answer(new)
+    assert "`clipper update a QUERY_ID --label ...`" in run("state", "a").stdout
+    server.answers["/admin/get_state"] = Answer(new | {"personal": False})
+    assert (
+        "It keeps nothing of users: `clipper state a`"
+        in run("state", "a", "--uid", "al").stdout
+    )
 
 
 def test_feedback_prints_the_log(run: Run, server: FakeServer) -> None:
@@ -620,7 +636,39 @@ def test_explain_shows_the_arms(run: Run, server: FakeServer) -> None:
         "• Well.",
         "",
         "Arms of shadow",
-        "  ARM  WEIGHT  FEEDBACK  MEAN LOSS  AGREES  COMPARED  SHADOW FAILED  SHADOW P95",
-        "  m:1  90.0 %        12     0.0500       -         -              -           -",
-        "  n:2  10.0 %         0          -  50.0 %         4              1      1.25 s",
+        "  ARM  WEIGHT  FEEDBACK  MEAN LOSS  AGREES  COMPARED  FAILED     P95",
+        "  m:1  90.0 %        12      0.050       -         -       -       -",
+        "  n:2  10.0 %         0          -  50.0 %         4       1  1.25 s",
     ]
+
+
+@pytest.mark.parametrize("columns", [70, 80, 120])
+def test_no_line_of_explain_is_wider_than_the_terminal(
+    run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    name, long = "a-model-with-a-long-name:version-12", " ".join(["word"] * 40) + "."
+    guard = {"queries": 123_456, "failures": 1234, "p95_ms": 12.5}
+    arm = {"model": name, "weight": 0.99, "feedback": 12, "mean_loss": 0.5, "guard": guard}
+    replicas = [
+        {"replica": n, "fitted": {"fixed_ms": 12.25, "per_row_us": 6543.0}, "cap_rows": 9}
+        for n in range(2)
+    ]
+    shed = dict.fromkeys(("refused_rows", "shed_rows", "expired_rows", "hedged_rows"), 9999)
+    found = explained(version(name, shed=shed, queue_rows=12_345, replicas=replicas))
+    found["sentences"] = [long]
+    found["choosing"] = {"policy": "canary", "arms": [arm, {**arm, "halted": "it is slow"}]}
+    server.answers["/admin/applications/a/explain"] = Answer(found)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = run("explain", "a").stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    text = " ".join(" ".join(lines).split())
+    for said in (
+        "123456",
+        "1234",
+        "12345",
+        "12.2 ms + 6.54 ms/row",
+        "9999",
+        "yes",
+        "99.0 %",
+    ):
+        assert said in text

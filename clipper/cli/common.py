@@ -257,6 +257,20 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+<>]?[\d,]+(\.\d+)?( ms| µs| s| %|/s|x)?", text) is not None
 
 
+def share(value: object) -> str | None:
+    """A share of 1 in per cent: ``12.5 %``."""
+    if not isinstance(value, (int, float)):
+        return None
+    if 0 < value < 0.0005:
+        return "<0.1 %"
+    return ">99.9 %" if 0.9995 < value < 1 else f"{100 * value:.1f} %"
+
+
+def loss(value: object) -> str | None:
+    """A mean loss, to as many digits as feedback can tell."""
+    return f"{value:.3f}" if isinstance(value, (int, float)) else None
+
+
 def milliseconds(micros: object) -> str:
     """A latency objective in words: ``100 ms``."""
     return f"{micros / 1000:g} ms" if isinstance(micros, (int, float)) else "-"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
+from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import click
@@ -11,15 +11,18 @@ import click
 from clipper.cli.common import (
     Target,
     json_option,
+    loss,
     print_json,
     print_table,
+    print_wrapped,
     server_options,
+    share,
+    terminal_width,
 )
-
-WIDEST = 100  # columns of text; longer lines are hard to read
+from clipper.explanation.words import duration
 
 BATCHES = (
-    "MODEL", "CONTROLLER", "CAP", "MEAN", "A BATCH TAKES", "FULL BATCH", "CAPACITY",
+    "MODEL", "CONTROLLER", "CAP", "MEAN", "BATCH TAKES", "FULL BATCH", "CAPACITY",
     "WAITING",
 )  # fmt: skip
 
@@ -53,36 +56,24 @@ def explain(target: Target, app: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    _print_sentences(found.get("sentences") or [])
+    for number, sentence in enumerate(found.get("sentences") or []):
+        print_wrapped(sentence, first="• ", indent="  ", bold=number == 0)
     models = found.get("models") or []
-    if models:
-        _section("Batches")
-        print_table(BATCHES, [_batching(model) for model in models], indent="  ")
-        _section("Rows since the start")
-        print_table(
-            ("MODEL", "EVALUATED", *(title for _, title in SHED)),
-            [_shed(model) for model in models],
-            indent="  ",
-        )
     _print_arms(found.get("choosing") or {})
-    replicas = [(m, r) for m in models for r in m.get("replicas") or []]
-    if len(replicas) > 1:
-        _section("Replicas")
-        print_table(
-            ("MODEL", "REPLICA", "CAP", "A BATCH TAKES", "VS OTHERS", "NOW"),
-            [_replica(model, replica) for model, replica in replicas],
-            indent="  ",
-        )
-
-
-def _print_sentences(sentences: list[str]) -> None:
-    width = min(WIDEST, shutil.get_terminal_size().columns)
-    for number, sentence in enumerate(sentences):
-        text = textwrap.fill(
-            sentence, width, initial_indent="• ", subsequent_indent="  ",
-            break_on_hyphens=False, break_long_words=False,
-        )  # fmt: skip
-        click.secho(text, bold=number == 0)
+    if models:
+        _section("Batches", BATCHES, [_batching(model) for model in models])
+        titles = ("MODEL", "EVALUATED", *(title for _, title in SHED))
+        rows = [_shed(model) for model in models]
+        _section("Rows since the start, of all applications", titles, rows)
+    replicas = [
+        _replica(model, replica)
+        for model in models
+        if len(model.get("replicas") or []) > 1
+        for replica in model["replicas"]
+    ]
+    if replicas:
+        titles = ("MODEL", "REPLICA", "CAP", "BATCH TAKES", "VS OTHERS", "NOW")
+        _section("Replicas", titles, replicas)
 
 
 def _print_arms(choosing: dict[str, Any]) -> None:
@@ -90,38 +81,45 @@ def _print_arms(choosing: dict[str, Any]) -> None:
     arms = choosing.get("arms") or []
     if len(arms) < 2:
         return
-    columns: list[tuple[str, list[object]]] = [
-        ("ARM", [arm.get("model") for arm in arms]),
-        ("WEIGHT", [_percent(arm.get("weight")) for arm in arms]),
-        ("FEEDBACK", [arm.get("feedback") for arm in arms]),
-        ("MEAN LOSS", [_loss(arm.get("mean_loss")) for arm in arms]),
-    ]
-    guards, shadows = (
-        [arm.get(kind) or {} for arm in arms] for kind in ("guard", "shadow")
+    columns: dict[str, list[object]] = {
+        "ARM": [arm.get("model") for arm in arms],
+        "WEIGHT": [share(arm.get("weight")) for arm in arms],
+        "FEEDBACK": [arm.get("feedback") for arm in arms],
+        "MEAN LOSS": [loss(arm.get("mean_loss")) for arm in arms],
+    }
+    # a canary's arms are guarded, a shadow's are compared
+    watched = [arm.get("guard") or arm.get("shadow") or {} for arm in arms]
+    columns |= {
+        "TOO LATE": [arm.get("missing") for arm in arms],
+        "QUERIES": [each.get("queries") for each in watched],
+        "AGREES": [share(each.get("agreement")) for each in watched],
+        "COMPARED": [each.get("compared") for each in watched],
+        "FAILED": [each.get("failures", each.get("failed")) for each in watched],
+        "P95": [_ms(each.get("p95_ms")) for each in watched],
+        "TAKEN OUT": ["yes" if arm.get("halted") else None for arm in arms],
+    }
+    _section(
+        f"Arms of {choosing.get('policy')}",
+        list(columns),
+        list(zip(*columns.values(), strict=True)),
     )
-    said = [
-        ("TOO LATE", [arm.get("missing") or None for arm in arms]),
-        ("QUERIES", [guard.get("queries") for guard in guards]),
-        ("FAILED", [guard.get("failures") for guard in guards]),
-        ("P95", [_ms(guard.get("p95_ms")) for guard in guards]),
-        ("AGREES", [_percent(shadow.get("agreement")) for shadow in shadows]),
-        ("COMPARED", [shadow.get("compared") for shadow in shadows]),
-        ("SHADOW FAILED", [shadow.get("failed") for shadow in shadows]),
-        ("SHADOW P95", [_ms(shadow.get("p95_ms")) for shadow in shadows]),
-        ("TAKEN OUT", ["yes" if arm.get("halted") else None for arm in arms]),
-    ]
-    columns += [
-        (title, cells) for title, cells in said if any(c is not None for c in cells)
-    ]
-    _section(f"Arms of {choosing.get('policy')}")
-    titles = [title for title, _ in columns]
-    rows = zip(*(cells for _, cells in columns), strict=True)
-    print_table(titles, rows, indent="  ")
 
 
-def _section(title: str) -> None:
+def _section(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table under its title, as wide as the terminal. Columns behind the second that
+    say nothing, or nothing but 0, are left out."""
+    telling = [
+        index < 2 or any(row[index] not in (None, 0) for row in rows)
+        for index in range(len(heads))
+    ]
     click.echo()
     click.secho(title, bold=True)
+    print_table(
+        list(compress(heads, telling)),
+        [list(compress(row, telling)) for row in rows],
+        indent="  ",
+        width=terminal_width(),
+    )
 
 
 def _batching(model: dict[str, Any]) -> tuple[object, ...]:
@@ -160,8 +158,8 @@ def _name(model: dict[str, Any]) -> str:
 def _line(fit: dict[str, Any] | None) -> str | None:
     if not fit:
         return None
-    fixed, per_row = fit.get("fixed_ms", 0.0), fit.get("per_row_us", 0.0)
-    return f"{fixed:.3g} ms + {per_row:.3g} µs/row"
+    fixed, per_row = _ms(fit.get("fixed_ms", 0.0)), fit.get("per_row_us")
+    return f"{fixed} + {_ms(per_row / 1e3)}/row" if per_row else fixed
 
 
 def _rows(value: Any) -> str | None:
@@ -178,18 +176,8 @@ def _times(value: Any) -> str | None:
     return f"{value:.3g}x" if isinstance(value, (int, float)) else None
 
 
-def _percent(value: Any) -> str | None:
-    return f"{100 * value:.1f} %" if isinstance(value, (int, float)) else None
-
-
-def _loss(value: Any) -> str | None:
-    return f"{value:.4f}" if isinstance(value, (int, float)) else None
-
-
 def _ms(value: Any) -> str | None:
-    if not isinstance(value, (int, float)):
-        return None
-    return f"{value:.3g} ms" if value < 999.5 else f"{value / 1e3:.3g} s"
+    return duration(value) if isinstance(value, (int, float)) else None
 
 
 def _per_second(value: Any) -> str | None:

@@ -12,10 +12,14 @@ from clipper.cli.common import (
     compact_json,
     done,
     json_option,
+    loss,
     parse_json,
     print_json,
     print_table,
+    print_wrapped,
     server_options,
+    share,
+    terminal_width,
 )
 from clipper.cli.queries import parse_uid
 from clipper.errors import NotFound
@@ -167,18 +171,37 @@ def state(target: Target, app: str, uid: int | str | None, as_json: bool) -> Non
     if as_json:
         print_json(found)
         return
-    click.secho(_policy(found), bold=True)
+    whose = "" if uid is None else f", of {uid}"
+    click.secho(f"{_policy(found)}{whose}", bold=True)
     if found.get("unavailable"):
-        click.secho(f"It cannot be had: {found['unavailable']}", fg="red")
-    if uid is not None and not found.get("known"):
-        click.echo(f"Nothing was learned of {uid} yet: the weights are everybody's.")
+        print_wrapped(f"It cannot be had: {found['unavailable']}", fg="red")
+    arms = [*found["arms"], *found["former_arms"]]
+    if uid is not None and not found["personal"]:
+        print_wrapped(
+            f"It keeps nothing of users: `clipper state {app}` shows what it learned."
+        )
+    elif uid is not None and not found.get("known"):
+        print_wrapped(f"Nothing was learned of {uid} yet: the weights are everybody's.")
+    elif not any(arm["pulls"] for arm in arms):
+        print_wrapped(
+            f"Nothing was learned yet: `clipper update {app} QUERY_ID --label ...` says "
+            "what an answer should have been."
+        )
     print_table(
-        ("ARM", "WEIGHT", "PULLS", "MEAN LOSS", "NOTE"),
-        [_arm(arm) for arm in [*found["arms"], *found["former_arms"]]],
+        ("ARM", "WEIGHT", "FEEDBACK", "MEAN LOSS"),
+        [_arm(arm) for arm in arms],
         indent="  ",
+        width=terminal_width(),
     )
     if found["contextual"]:
         click.secho("  The weights follow from the context of each query.", dim=True)
+    for arm in arms:
+        if arm.get("halted"):
+            print_wrapped(f"{arm['model']} was taken out: {arm['halted']}", indent="  ")
+    former = [arm["model"] for arm in found["former_arms"]]
+    if former:
+        are = "is no candidate" if len(former) == 1 else "are no candidates"
+        print_wrapped(f"{', '.join(former)} {are} now.", indent="  ", dim=True)
 
 
 @click.command()
@@ -236,12 +259,4 @@ def _policy(settings: dict[str, Any]) -> str:
 
 
 def _arm(arm: dict[str, Any]) -> tuple[object, ...]:
-    weight, loss, halted = arm.get("weight"), arm.get("mean_loss"), arm.get("halted")
-    note = f"taken out: {halted}" if halted else None
-    return (
-        arm["model"],
-        None if weight is None else f"{100 * weight:.1f} %",
-        arm["pulls"],
-        None if loss is None else f"{loss:.4f}",
-        note if "weight" in arm else "no candidate now",
-    )
+    return arm["model"], share(arm.get("weight")), arm["pulls"], loss(arm.get("mean_loss"))

@@ -196,7 +196,8 @@ def _overload(model: ModelFacts, facts: Facts) -> list[str]:
             f"{start} with {replicas}: {needed} would do if there are processor cores for "
             f"them (`clipper scale {name} {needed}`)."
         ]
-    if sum(astuple(facts.recent_overload)) < NOTEWORTHY * facts.attainment.recent_rows:
+    lost = sum(astuple(facts.recent_overload))
+    if not lost or lost < NOTEWORTHY * facts.attainment.recent_rows:
         return []
     return [
         f"{name} was asked for {rate(offered)} on average and can do about "

@@ -390,6 +390,7 @@ def test_a_situation(facts: Facts, expected: str) -> None:
         (with_model(controller="fixed", cap_rows=40, bound_rows=40), "aimd"),
         (with_model(state="failed", replicas_ready=0), "runs batches"),
         (refused(1000.0, lost=9), "in bursts"),
+        (app(attainment=Attainment(None, 1.0, 5, 0, 45.0)), "in bursts"),
         (refused(5000.0, fitted=replace(FIT, fixed_ms=35.0)), "scale"),
         (with_model(controller="none", bound_rows=1, cap_rows=1), "batches had"),
         (with_fit(fixed_ms=1.9), "too large"),

@@ -17,7 +17,7 @@ from clipper.values import check_uid
 
 # Bytes of all labels and contexts of one request that are arrays or objects. To decode ten
 # megabytes of empty arrays takes two seconds, in which the server does nothing else.
-MOST_NESTED = 32 * LARGEST
+MOST_NESTED = 16 * LARGEST
 
 _decode_json = msgspec.json.Decoder(UpdateRequest).decode
 _decode_msgpack = msgspec.msgpack.Decoder(UpdateRequest).decode

@@ -1,11 +1,24 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and what they may rely on wherever they run."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 from engine_room import disk, engine, workers  # noqa: F401
 from fakes import FakeLoop, ManualClock
+from hypothesis import HealthCheck, settings
 from school import school  # noqa: F401
+
+# How long an example takes says something of the machine, nothing of what is tested.
+settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
+
+# A shell has its background jobs ignore it, and so would every server that tests end by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

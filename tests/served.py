@@ -50,7 +50,7 @@ class ServeProcess:
         """A client of the server once it accepts requests. `data` is where its directory
         is seen from here."""
         runtime = self.directory / "clipper"
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 60
         while time.monotonic() < give_up:
             assert self.process.poll() is None, self.log.read_text()
             for path in runtime.glob("*.json"):
@@ -83,7 +83,7 @@ class ServeProcess:
 
     async def no_workers(self) -> bool:
         """Whether every worker ends soon."""
-        for _ in range(200):
+        for _ in range(3000):
             if not self.workers():
                 return True
             await asyncio.sleep(0.01)

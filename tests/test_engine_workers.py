@@ -65,7 +65,7 @@ def submit(engine: Engine, name: str, value: Any, **more: Any) -> asyncio.Future
 
 
 async def ask(engine: Engine, name: str, value: Any, **more: Any) -> Prediction:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         query = await submit(engine, name, value, **more)
     return query.prediction()
 
@@ -201,7 +201,7 @@ async def test_a_model_that_hangs_costs_its_queries_no_more_than_their_deadline(
     await register(engine, "other", "good")
     waiting = [submit(engine, "with", [float(i)]) for i in range(5)]
     assert (await ask(engine, "other", [2.0])).output == 2.0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         predictions = [query.prediction() for query in await asyncio.gather(*waiting)]
     assert {p.default_explanation for p in predictions} == {
         "Failed to retrieve a prediction response within the specified latency SLO"
@@ -259,7 +259,7 @@ async def test_a_full_batch_goes_through_the_worker(engine: Engine) -> None:
 
     values = np.arange(3000, dtype="f4").reshape(1000, 3)
     application.submit_block(values.tobytes(), 1000, None, Receiver())
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         outputs = [float(output) for output in await future]
     assert outputs == values.sum(axis=1).tolist()
     assert engine.model("sum", "1").dispatcher.stats.batches >= 1000 / 64

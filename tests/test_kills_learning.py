@@ -96,7 +96,7 @@ class Storm:
             finally:
                 await connection.close()
         self.server.process.send_signal(signal.SIGTERM)
-        assert self.server.process.wait(20) == 0, self.server.log.read_text()
+        assert self.server.process.wait(60) == 0, self.server.log.read_text()
         self.auditor.folds.clear()  # all over again
         await self._look()
 
@@ -122,7 +122,7 @@ class Storm:
         early = [task for task in tasks if task.done()]
         self._kill()
         # what was answered before the kill counts
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             ends = await asyncio.gather(*tasks, return_exceptions=True)
         for connection in connections:
             await connection.close()

@@ -77,7 +77,7 @@ def clipper() -> Iterator[Clipper]:
         yield clipper
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -152,7 +152,7 @@ def _ask_with_requests(port: int) -> None:
         f"http://localhost:{port}/hello_world/predict",
         headers={"Content-type": "application/json"},
         data=json.dumps({"uid": 0, "input": list(np.arange(10.0))}),
-        timeout=10,
+        timeout=60,
     ).json()
     assert answer["output"] == 45.0
 
@@ -379,7 +379,7 @@ def test_serve_until_it_is_told_to_end() -> None:
         lines = dict(process.stdout.readline().split() for _ in range(3))
         port = int(lines["queries"].rpartition(":")[2])
         assert lines["data"] == os.environ["CLIPPER_DATA_DIR"]
-        assert requests.get(f"http://127.0.0.1:{port}/health/live", timeout=5).ok
+        assert requests.get(f"http://127.0.0.1:{port}/health/live", timeout=60).ok
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "Clipper has stopped.\n"
         assert process.wait(20) == 0

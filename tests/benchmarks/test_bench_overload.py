@@ -251,7 +251,15 @@ def test_bad_options_are_refused(
 
 
 def test_a_short_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "overload", "--short"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "overload",
+        "--short",
+        "--seconds",
+        "0.5",
+    ]
     command += ["--json", str(tmp_path / "results.json")]
     drawn = find_spec("matplotlib") is not None
     if drawn:

@@ -21,7 +21,7 @@ while True:
 """
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     give_up = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < give_up

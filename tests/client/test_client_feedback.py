@@ -216,7 +216,7 @@ async def test_the_log_in_ones_own_loop(server: FakeServer) -> None:
     async with AsyncClipper(
         "127.0.0.1", port=server.port, admin_port=server.admin_port, token=TOKEN
     ) as clipper:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             found = [entry["seq"] async for entry in clipper.export_feedback("a")]
     assert found == [1, 2]
 

@@ -20,7 +20,7 @@ from clipper.config import Limits, Settings
 from clipper.frontend.lane import Lane
 
 JSON = "application/json"
-PATIENCE = 10.0  # seconds until a test gives up on the other end
+PATIENCE = 30.0  # seconds until a test gives up on the other end
 
 
 class Answer(NamedTuple):

@@ -588,7 +588,7 @@ async def test_logs(admin: AdminPort) -> None:
 
     spec = ModelRecord("sum", "1", "ints", 0, example=[1])
     await admin.engine.deploy(spec, pack(talkative).blob)
-    for _ in range(1000):  # the output comes by a pipe of its own
+    for _ in range(6000):  # the output comes by a pipe of its own
         answer = await admin.get("logs/sum/1")
         if "a word from the worker" in answer.value:
             break

@@ -129,7 +129,7 @@ async def test_predictions_go_on_and_feedback_says_why_not(
             await server.update("app", query_id, reward=1)
         assert (caught.value.code, "/var" in caught.value.cause) == (code, False)
         with pytest.raises(type(error)):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await server.set_policy("app", "hedge")
         assert (await server.predict("app", 2)).default
     assert not await server.update("app", query_id, reward=1)

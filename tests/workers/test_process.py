@@ -65,7 +65,7 @@ async def test_ends_when_the_socket_closes() -> None:
     transport.abort()
     if worker._pidfd < 0:
         worker._await_exit()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await worker.exited.wait()
     assert worker.returncode == -9  # it killed its own group
 
@@ -173,7 +173,7 @@ def test_a_worker_whose_parent_is_gone_leaves() -> None:
         [sys.executable, "-m", "clipper.workers.child", "0", "1", "1", "0"],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        timeout=10,
+        timeout=60,
     )
     assert done.returncode == -9
 
@@ -186,6 +186,9 @@ async def test_an_idle_worker_uses_no_processor(start_worker: StartWorker) -> No
         with open(f"/proc/{worker.replica.pid}/schedstat") as file:
             return int(file.read().split()[2])
 
-    before = ticks()
-    await asyncio.sleep(0.2)
-    assert ticks() - before <= 2  # it was scheduled almost never
+    for _ in range(5):  # what came before may take it a moment longer
+        before = ticks()
+        await asyncio.sleep(0.2)
+        if ticks() - before <= 2:  # it was scheduled almost never
+            return
+    pytest.fail("it never rests")

@@ -271,7 +271,7 @@ async def test_stop_is_bounded(start_worker: StartWorker) -> None:
     worker = await start_worker(sleep)
     first, second = worker.send([1.0]), worker.send([2.0])
     await eventually(lambda: "asleep" in worker.replica.output())
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         await worker.replica.stop(0.05)
     for finished, kind in ((first, FailureKind.CRASHED), (second, FailureKind.RETURNED)):
         failure = finished.result()

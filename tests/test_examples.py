@@ -86,7 +86,7 @@ def test_example(name: str, tmp_path: Path) -> None:
         [sys.executable, EXAMPLES / name],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         env=environment,
         cwd=tmp_path,
         check=False,

@@ -31,6 +31,7 @@ _TAIL = struct.Struct("<QH")  # nonce, rows
 _SIGNATURE = 16
 ID_LENGTH = 64  # characters of an id, without a row's index
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 _MASK = 2**63 - 1  # what a database can keep as an integer
 
 # 22 + 10 + 16 = 48 bytes: 64 characters without padding.
@@ -108,8 +109,7 @@ class QueryIds:
             raise _unknown()
         try:
             raw = binascii.a2b_base64(
-                token.encode("ascii").translate(bytes.maketrans(b"-_", b"+/")),
-                strict_mode=True,
+                token.encode("ascii").translate(_STANDARD), strict_mode=True
             )
         except (binascii.Error, UnicodeEncodeError):
             raise _unknown() from None

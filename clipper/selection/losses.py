@@ -134,6 +134,8 @@ class ZeroOne(Loss):
 
 def same(a: Any, b: Any) -> bool:
     """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
+    if type(a) is type(b) and type(a) in _PLAIN:
+        return bool(a == b)
     rest = [(a, b)]  # in place of recursion: values may be nested deeply
     while rest:
         a, b = rest.pop()

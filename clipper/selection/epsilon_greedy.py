@@ -22,8 +22,8 @@ class EpsilonGreedyOptions(ExploringOptions, frozen=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gap is not None and not 0 < self.gap <= 1:
-            raise ValueError("gap must be above 0 and at most 1")
+        if self.gap is not None and not 1e-6 <= self.gap <= 1:
+            raise ValueError("gap must lie between 0.000001 and 1")
         if not 0 < self.scale <= 1e6:
             raise ValueError("scale must be above 0 and at most 1000000")
 

@@ -36,8 +36,8 @@ class WeightsOptions(PersonalOptions, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eta is not None and not 0 < self.eta <= 100:
-            raise ValueError("eta must be above 0 and at most 100")
+        if self.eta is not None and not 1e-9 <= self.eta <= 100:
+            raise ValueError("eta must lie between 0.000000001 and 100")
         if self.horizon is not None and not 1 <= self.horizon <= 10**15:
             raise ValueError("horizon must lie between 1 and 10^15")
         if self.eta is not None and self.horizon is not None:
@@ -60,8 +60,8 @@ class Exp3Options(WeightsOptions, frozen=True, forbid_unknown_fields=True):
             raise ValueError("eta belongs to the loss form, the gain form takes gamma")
         if self.gamma is not None and self.form != "gain":
             raise ValueError("gamma belongs to the gain form, the loss form takes eta")
-        if self.gamma is not None and not 0 < self.gamma <= 1:
-            raise ValueError("gamma must be above 0 and at most 1")
+        if self.gamma is not None and not 1e-9 <= self.gamma <= 1:
+            raise ValueError("gamma must lie between 0.000000001 and 1")
         if self.gamma is not None and self.horizon is not None:
             raise ValueError("give gamma or horizon, not both")
 

@@ -72,7 +72,8 @@ def test_feedback_without_a_decision_counts_all_arms() -> None:
     [
         ({"epsilon": 1.5}, "epsilon must lie between 0 and 1"),
         ({"epsilon": float("nan")}, "epsilon must lie between 0 and 1"),
-        ({"gap": 0.0}, "gap must be above 0"),
+        ({"gap": 0.0}, "gap must lie between"),
+        ({"gap": 1e-300}, "gap must lie between"),
         ({"scale": 0.0}, "scale must be above 0"),
         ({"prior": -1.0}, "prior must lie between"),
     ],

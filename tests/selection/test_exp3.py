@@ -178,7 +178,7 @@ def test_it_begins_as_after_some_rounds_of_mean_losses() -> None:
     ("options", "sentence"),
     [
         ({"form": "regret"}, "form must be loss or gain"),
-        ({"eta": 0.0}, "eta must be above 0"),
+        ({"eta": 0.0}, "eta must lie between"),
         ({"eta": 0.1, "horizon": 10}, "give eta or horizon, not both"),
         ({"eta": 0.1, "form": "gain"}, "eta belongs to the loss form"),
         ({"gamma": 0.1}, "gamma belongs to the gain form"),

@@ -45,7 +45,7 @@ def test_rates() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"eta": -1.0}, "eta must be above 0"),
+        ({"eta": -1.0}, "eta must lie between"),
         ({"eta": 0.1, "horizon": 10}, "give eta or horizon, not both"),
         ({"horizon": 0}, "horizon must lie between"),
         ({"share": -0.1}, "share must be at least 0"),

@@ -182,7 +182,7 @@ def test_it_begins_as_after_some_rounds_of_mean_losses() -> None:
         ({"eta": 0.1, "horizon": 10}, "give eta or horizon, not both"),
         ({"eta": 0.1, "form": "gain"}, "eta belongs to the loss form"),
         ({"gamma": 0.1}, "gamma belongs to the gain form"),
-        ({"gamma": 1.1, "form": "gain"}, "gamma must be above 0"),
+        ({"gamma": 1.1, "form": "gain"}, "gamma must lie between"),
         ({"gamma": 0.1, "form": "gain", "horizon": 5}, "give gamma or horizon, not both"),
         ({"horizon": 0}, "horizon must lie between"),
         ({"share": 1.0}, "share must be at least 0"),

@@ -165,7 +165,8 @@ def test_a_member_that_returns_is_where_it_was() -> None:
     "options",
     [
         {"eta": 0.0}, {"eta": 5e-324}, {"eta": float("nan")}, {"share": 1.0},
-        {"share": -0.1}, {"horizon": 0}, {"eta": 0.1, "horizon": 10}, {"prior": -1.0}, {"combine": "sum"},
+        {"share": -0.1}, {"horizon": 0}, {"eta": 0.1, "horizon": 10}, {"prior": -1.0},
+        {"combine": "sum"},
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:

@@ -28,9 +28,11 @@ class Background:
     def __init__(self, dispatcher: Dispatcher, now: Callable[[], float]) -> None:
         self._dispatcher = dispatcher
         self._now = now
-        # All mutable state: jobs that wait, and how many are with the dispatcher.
+        # All mutable state: jobs that wait, how many are with the dispatcher, and whether
+        # it is being given some.
         self._waiting: deque[Job] = deque()
         self._out = 0
+        self._feeding = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -69,15 +71,23 @@ class Background:
             self._feed()
 
     def _feed(self) -> None:
-        now, room = self._now(), self._room()
-        while self._waiting and self._out < room:
-            job = self._waiting.popleft()
-            if job.expires <= now:
-                job.fail(EXPIRED)
-                continue
-            self._out += 1
-            job.join(self, job.deadline)
-            self._dispatcher.intake.submit(job)
+        if self._feeding:  # a job was over at once: the loop below goes on with the next
+            return
+        self._feeding = True
+        try:
+            now, room = self._now(), self._room()
+            while self._waiting and self._out < room:
+                self._start(self._waiting.popleft(), now)
+        finally:
+            self._feeding = False
+
+    def _start(self, job: Job, now: float) -> None:
+        if job.expires <= now:
+            job.fail(EXPIRED)
+            return
+        self._out += 1
+        job.join(self, job.deadline)
+        self._dispatcher.intake.submit(job)
 
     def _room(self) -> int:
         controller = self._dispatcher.controller

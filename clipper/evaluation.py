@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from clipper.errors import ClipperError, ModelFailed, Overloaded, Unavailable
 from clipper.inputs import Row
 from clipper.selection.policy import Arm
 from clipper.values import Output, RowError
@@ -51,6 +52,17 @@ class Evaluation:
             self._outputs[arm] = output
         if not self._left:
             self._done(self._outputs, self._failure)
+
+
+def not_evaluated(failure: RowError | None) -> ClipperError:
+    """What is told where no arm answered; `failure` is why one of them did not."""
+    if failure is None or failure.code in ("no_model", "unavailable"):
+        return Unavailable("no model can evaluate the input of the feedback at present")
+    if failure.code in ("overloaded", "deadline_exceeded"):
+        return Overloaded("the models have no time to evaluate the input of the feedback")
+    return ModelFailed(
+        f"no model could evaluate the input of the feedback: {failure.cause}"
+    )
 
 
 class _Seat:

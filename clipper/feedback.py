@@ -20,15 +20,13 @@ from clipper.errors import (
     ClipperError,
     Conflict,
     InvalidInput,
-    ModelFailed,
     NotFound,
-    Overloaded,
     PayloadTooLarge,
     ResendInput,
     StoreError,
     Unavailable,
 )
-from clipper.evaluation import Evaluation
+from clipper.evaluation import Evaluation, not_evaluated
 from clipper.inputs import Row
 from clipper.judging import Judge, said
 from clipper.learning import events
@@ -57,6 +55,7 @@ class Feedback:
         learning: Learning,
         ids: QueryIds,
         clock: Clock,
+        deployed: Mapping[ModelId, Model],
     ) -> None:
         self._application = application
         self._learner = application.learner
@@ -66,6 +65,13 @@ class Feedback:
         self._decisions = learning.decisions
         self._ids = ids
         self._clock = clock
+        self._deployed = deployed  # of all models, with those the application has left
+        # All mutable state: whether the application was deleted.
+        self._closed = False
+
+    def close(self) -> None:
+        """The application was deleted: nothing more comes into the log."""
+        self._closed = True
 
     def take(self, item: Item, done: FeedbackDone) -> None:
         """Take one item. `done` is told once, perhaps before this returns, and not if this
@@ -87,7 +93,10 @@ class Feedback:
             stats.refused[error.code] += 1
         elif duplicate:
             stats.duplicates += 1
-        done(duplicate, error)
+        try:
+            done(duplicate, error)
+        except Exception:
+            logger.exception("who gave feedback and was told raised")
 
     def _take(self, item: Item, done: FeedbackDone) -> None:
         if self._learner.missing is not None:
@@ -131,8 +140,8 @@ class Feedback:
                 self._join(item, token, decision, done)
         except ResendInput as lost:
             self._unless_known(item, token, lost, done)
-        except ClipperError as failed:
-            done(False, failed)
+        except Exception as failed:
+            done(False, _refusal(failed))
 
     def _unless_known(
         self, item: Item, token: QueryToken, lost: ResendInput, done: FeedbackDone
@@ -140,10 +149,15 @@ class Feedback:
         """Ask for the input, unless the log has this feedback already."""
 
         def found(logged: Logged | None, error: ClipperError | None) -> None:
-            if logged is not None:
-                self._repeated(said(item), logged, done)
-            else:
+            if logged is None:
                 done(False, error or lost)
+                return
+            try:
+                _check_same(said(item), logged)
+            except Exception as failed:
+                done(False, _refusal(failed))
+            else:
+                done(True, None)
 
         self._learning.look_up(self._application.number, _key(token), found)
 
@@ -178,13 +192,13 @@ class Feedback:
             self._evaluate(item, item.row, models, token, decision, done)
             return
         event = self._judge.on_decision(item, decision, decision.outputs)
-        self._append(_key(token), decision.uid, event, token, done)
+        self._append(_key(token), decision.uid, event, token.issued, done)
 
     def _lost(self, item: Item, token: QueryToken, done: FeedbackDone) -> None:
         """All that is left of the decision is what its id says."""
         if not token.propensity or (item.reward is not None and not token.arm):
             # nobody was chosen, or nobody knows who agreed: there is nothing to learn
-            self._append(_key(token), item.uid, said(item), token, done)
+            self._append(_key(token), item.uid, said(item), token.issued, done)
             return
         decision = self._decision_of(token, None)
         decision.uid = item.uid
@@ -195,7 +209,7 @@ class Feedback:
             models = {} if item.reward is not None else self._models(decision.chosen)
         if token.arm and item.reward is not None:
             event = self._judge.on_decision(item, decision, {})
-            self._append(_key(token), item.uid, event, token, done)
+            self._append(_key(token), item.uid, event, token.issued, done)
         elif item.row is None:
             raise _resend("the decision behind this query id was lost")
         else:
@@ -219,13 +233,13 @@ class Feedback:
         def evaluated(outputs: dict[Arm, bytes | str], failure: RowError | None) -> None:
             try:
                 if not outputs:
-                    raise _not_evaluated(failure)
+                    raise not_evaluated(failure)
                 if decision.chosen and decision.answer is None:
                     decision.answer = outputs.get(decision.chosen[0])
                 event = self._judge.on_decision(item, decision, outputs)
-                self._append(_key(token), decision.uid, event, token, done)
-            except ClipperError as failed:
-                done(False, failed)
+                self._append(_key(token), decision.uid, event, token.issued, done)
+            except Exception as failed:
+                done(False, _refusal(failed))
 
         Evaluation(self._application, row, models, self._clock.now(), evaluated)
 
@@ -245,18 +259,18 @@ class Feedback:
         arms = self._application.arms
         if not arms:
             raise Unavailable("the application has no models to learn about")
-        row = item.row
+        row, taken = item.row, self._clock.wall()
         digest = hashlib.blake2b(row.payload, digest_size=16).hexdigest()
 
         def evaluated(outputs: dict[Arm, bytes | str], failure: RowError | None) -> None:
             try:
                 if not outputs:
-                    raise _not_evaluated(failure)
+                    raise not_evaluated(failure)
                 event = self._judge.on_input(item, tuple(arms), digest, outputs)
                 key = None if item.feedback_id is None else f"f:{item.feedback_id}"
-                self._append(key, item.uid, event, None, done)
-            except ClipperError as failed:
-                done(False, failed)
+                self._append(key, item.uid, event, taken, done)
+            except Exception as failed:
+                done(False, _refusal(failed))
 
         Evaluation(self._application, row, arms, self._clock.now(), evaluated)
 
@@ -264,14 +278,14 @@ class Feedback:
         for arm in self._application.arms:
             if generation_of(arm) == generation:
                 return arm
-        for model in self._application.reachable:
+        for model in self._deployed.values():
             if model.record.generation == generation:
                 return make_arm(model.id, generation)
         return make_arm(ModelId("deleted", ""), generation)
 
     def _models(self, arms: tuple[Arm, ...]) -> dict[Arm, Model]:
         """The models of these arms, which must be there to be evaluated."""
-        by_generation = {m.record.generation: m for m in self._application.reachable}
+        by_generation = {m.record.generation: m for m in self._deployed.values()}
         found = {arm: by_generation.get(generation_of(arm)) for arm in arms}
         models = {arm: model for arm, model in found.items() if model is not None}
         if len(models) < len(arms):
@@ -285,13 +299,18 @@ class Feedback:
         key: str | None,
         uid: str | None,
         event: events.Feedback,
-        token: QueryToken | None,
+        asked: float,
         done: FeedbackDone,
     ) -> None:
-        event.decided = 0.0 if token is None else float(token.issued)
+        """Give an event to the log. `asked` is when the query was asked, or feedback on an
+        input was taken, in seconds since the epoch."""
+        if self._closed:
+            raise NotFound(f"the application '{self._application.name}' was deleted")
+        if event.input is None:
+            event.decided = float(asked)
         try:
             body = events.encode(event)
-        except (OverflowError, RecursionError, UnicodeError) as error:
+        except (OverflowError, RecursionError, TypeError, ValueError) as error:
             raise InvalidInput(f"the feedback cannot be kept: {error}") from None
         if len(body) > LARGEST:
             raise PayloadTooLarge(
@@ -299,7 +318,7 @@ class Feedback:
             )
         number, user, person = self._application.number, None, None
         users = self._learner.users
-        if uid in users.leaving:
+        if uid is not None and users.has_forgotten(uid, asked):
             uid = None
         if uid is not None:  # whether or not the policy is for each user: by the time the
             # entry is in the log there may be another, and the kept experience is needed
@@ -328,28 +347,24 @@ class Feedback:
     ) -> None:
         if user is not None:
             user.pins -= 1
-        if outcome is None:
-            if user is not None and entry.uid is not None:
-                self._learner.users.give_up(entry.uid, user)
-            done(False, _told(error))
-            return
-        if person is not None and entry.uid is not None:
-            self._learner.admit(entry.uid, kept)
-        if isinstance(outcome, Logged):
-            self._repeated(event, outcome, done)
-            return
-        self._learner.apply(outcome, entry.uid, event)
-        self._application.stats.feedback += 1
-        self._application.watch.judge()
-        done(False, None)
-
-    def _repeated(self, event: events.Feedback, logged: Logged, done: FeedbackDone) -> None:
-        """There is feedback on this query already: the same, or other."""
-        before = events.decode(logged.entry.body)
-        if isinstance(before, events.Feedback) and event.says(before):
-            done(True, None)
-        else:
-            done(False, Conflict("other feedback was given on this query before"))
+        duplicate, refusal = False, None
+        try:
+            if outcome is None:
+                if user is not None and entry.uid is not None:
+                    self._learner.users.give_up(entry.uid, user)
+                raise _told(error)
+            if person is not None and entry.uid is not None:
+                self._learner.admit(entry.uid, kept)
+            if isinstance(outcome, Logged):
+                _check_same(event, outcome)
+                duplicate = True
+            else:
+                self._learner.apply(outcome, entry.uid, event)
+                self._application.stats.feedback += 1
+                self._application.watch.judge()
+        except Exception as failed:
+            refusal = _refusal(failed)
+        done(duplicate, refusal)
 
 
 def _key(token: QueryToken) -> str:
@@ -360,15 +375,19 @@ def _resend(why: str) -> ResendInput:
     return ResendInput(f"{why}; send the feedback again with the query's input and context")
 
 
-def _not_evaluated(failure: RowError | None) -> ClipperError:
-    """Why feedback that needs an output was not taken."""
-    if failure is None or failure.code in ("no_model", "unavailable"):
-        return Unavailable("no model can evaluate the input of the feedback at present")
-    if failure.code in ("overloaded", "deadline_exceeded"):
-        return Overloaded("the models have no time to evaluate the input of the feedback")
-    return ModelFailed(
-        f"no model could evaluate the input of the feedback: {failure.cause}"
-    )
+def _check_same(event: events.Feedback, logged: Logged) -> None:
+    """There is feedback on this query already; raises Conflict if it is not the same."""
+    before = events.decode(logged.entry.body)
+    if not (isinstance(before, events.Feedback) and event.says(before)):
+        raise Conflict("other feedback was given on this query before")
+
+
+def _refusal(error: Exception) -> ClipperError:
+    """What is told of an error, so that somebody is told of any."""
+    if isinstance(error, ClipperError):
+        return error
+    logger.error("feedback cannot be taken", exc_info=error)
+    return ClipperError("the feedback cannot be taken; the server's own log says why")
 
 
 def _told(error: Exception | None) -> ClipperError:

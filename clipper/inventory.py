@@ -132,7 +132,7 @@ class Inventory:
             del self.models[model_id]
         for name in [n for n in self.applications if n not in catalog.applications]:
             self.applications.pop(name).close()
-            del self.feedback[name]
+            self.feedback.pop(name).close()
         slos: defaultdict[ModelId, list[float]] = defaultdict(list)
         for record in catalog.applications.values():
             application = self.applications.get(record.name) or self._make_application(
@@ -188,6 +188,6 @@ class Inventory:
             call_later=asyncio.get_running_loop().call_later,
         )
         self.feedback[record.name] = Feedback(
-            application, self._learning, self._ids, self._clock
+            application, self._learning, self._ids, self._clock, self.models
         )
         return application

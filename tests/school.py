@@ -50,6 +50,7 @@ class School:
         self.house = House(clock, loop)
         self.loop = loop
         self.models = [self.house.model(f"m{n}") for n in range(models)]
+        self.deployed = {model.id: model for model in self.models}
         settings = PolicySettings(policy, fields.pop("options", {}))
         fields = {"cache": False, "default_output": "-1", **fields}
         self.application = self.house.application(*self.models, policy=settings, **fields)
@@ -61,7 +62,11 @@ class School:
 
     def _feedback(self) -> Feedback:
         return Feedback(
-            self.application, self.house.learning, self.house.ids, self.house.clock
+            self.application,
+            self.house.learning,
+            self.house.ids,
+            self.house.clock,
+            self.deployed,
         )
 
     def answer(self, *outputs: Output) -> None:
@@ -100,6 +105,10 @@ class School:
             assert isinstance(event, events.Feedback)
             found.append(event)
         return found
+
+    async def uids(self) -> list[str | None]:
+        logged = await self.log.entries(self.application.number, 0, 1000)
+        return [entry.uid for _, entry in logged]
 
     @property
     def means(self) -> list[float | None]:

@@ -145,3 +145,15 @@ async def test_without_replicas_nobody_waits_for_ever(beside: Beside) -> None:
     assert [seat.output for seat in seats[1:]] == [NO_REPLICA, NO_REPLICA]
     assert isinstance(NO_REPLICA, RowError) and SLO < 1
     assert replicas(beside.model).replica.batches  # the first one is under way
+
+
+async def test_of_a_closed_queue_everybody_is_told_once(beside: Beside) -> None:
+    seats = beside.give(*range(1500))
+    beside.model.dispatcher.close(NO_REPLICA)
+    beside.answer()  # the one under way is over, and none of the others gets in
+    assert [seat.output for seat in seats] == [b"0"] + [NO_REPLICA] * 1499
+    assert len(beside.model.background) == 0
+    beside.model.dispatcher.reopen()
+    (seat,) = beside.give(7)
+    beside.answer()
+    assert seat.output == b"7"

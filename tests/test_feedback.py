@@ -24,6 +24,7 @@ from clipper.learning import decisions as decisions_module
 from clipper.pieces import Item
 from clipper.query_id import LIFETIME
 from clipper.records import PolicySettings
+from clipper.selection.losses import make_loss
 from clipper.selection.policy import Subject
 
 # -- on a query --------------------------------------------------------------------------
@@ -138,6 +139,116 @@ async def test_a_full_disk_is_told_and_nothing_is_learned(
         assert isinstance(class_.give(query_id, label=3, uid=None).error, DiskFull)
     assert class_.learner.population.totals == {}
     assert class_.give(query_id, label=3).duplicate is False  # nothing was lost
+
+
+async def test_of_an_error_that_nobody_foresaw_the_client_is_told(
+    school: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class_ = school("hedge")
+    query_id = class_.ask(b"3", b"4")
+
+    def broken(*args: Any) -> None:
+        raise KeyError("a mistake")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(class_.application, "loss", broken)
+        patch.setattr(broken, "check_label", lambda label: None, raising=False)
+        by_query = class_.give(query_id, label=3)
+        by_input = class_.give(row=row(1), label=3)
+        class_.answer(b"3", b"4")
+    with monkeypatch.context() as patch:
+        patch.setattr(class_.learner, "apply", broken)
+        logged = class_.give(query_id, label=3)
+    for told in (by_query, by_input, logged):
+        assert told.times == 1 and told.error is not None
+        assert told.error.code == "internal_error" and "mistake" not in told.error.cause
+    assert caplog.text.count("KeyError: 'a mistake'") == 3
+    assert class_.give(query_id, label=3).duplicate  # it was in the log by then
+
+
+async def test_whoever_raises_when_told_is_told_once(
+    school: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    class_ = school("hedge", cache=True)
+    class_.ask(b"3", b"4")
+    times = []
+
+    def told(duplicate: bool, error: Any) -> None:
+        times.append(error)
+        raise KeyError("a mistake")
+
+    class_.application.loss = make_loss("log")  # for which the outputs make no sense
+    class_.feedback.take(Item(row=row(1), label=3), told)
+    assert len(times) == 1 and isinstance(times[0], InvalidInput)
+    assert "a mistake" in caplog.text
+
+
+@pytest.mark.parametrize("by", ["query", "input"])
+async def test_a_label_that_json_cannot_say_is_refused(school: Make, by: str) -> None:
+    class_ = school("hedge", cache=True)
+    query_id = class_.ask(b"3", b"4")
+    fields: dict[str, Any] = {"row": row(1)} if by == "input" else {"query_id": query_id}
+    for label in (10**5000, {1: "a"}):
+        told = class_.give(**fields, label=label)
+        assert told.times == 1 and isinstance(told.error, InvalidInput)
+    assert await class_.entries() == []
+
+
+async def test_a_label_says_the_same_only_if_it_is_the_same_json(school: Make) -> None:
+    class_ = school()
+    query_id = class_.ask(b"1")
+    assert class_.give(query_id, label=1).accepted
+    assert class_.give(query_id, label=1.0).duplicate
+    assert isinstance(class_.give(query_id, label=True).error, Conflict)
+
+
+async def test_of_a_deleted_application_nothing_comes_into_the_log(school: Make) -> None:
+    class_ = school("hedge")
+    query_id = class_.ask(b"3", b"4")
+    told = class_.give(row=row(1), label=4, uid="alice")
+    class_.feedback.close()
+    class_.answer(b"3", b"4")
+    assert isinstance(told.error, NotFound) and told.times == 1
+    assert isinstance(class_.give(query_id, label=3).error, NotFound)
+    assert await class_.entries() == [] and len(class_.learner.users) == 0
+
+
+# -- a version that the application has left ---------------------------------------------
+
+
+async def test_a_version_that_is_deployed_still_keeps_its_name(school: Make) -> None:
+    class_ = school("static")
+    query_id = class_.ask(b"3")
+    class_.application.update(class_.application.record, class_.models[1:], {})
+    assert class_.give(query_id, label=3).accepted
+    (entry,) = await class_.entries()
+    assert entry.chosen == ("m0:1#1",) and entry.losses == {"m0:1#1": 0.0}
+
+
+async def test_a_version_that_is_deployed_still_is_asked_again(school: Make) -> None:
+    class_ = school("static")
+    query_id = class_.ask(b"3")
+    forget_decisions(class_)
+    class_.application.update(class_.application.record, class_.models[1:], {})
+    told = class_.give(query_id, label=3, row=row(1))
+    await class_.loop.work()
+    class_.answer(b"3", b"4")
+    assert told.accepted
+    assert (await class_.entries())[0].losses == {"m0:1#1": 0.0}
+
+
+async def test_a_version_that_is_gone_cannot_be_asked(school: Make) -> None:
+    class_ = school("static")
+    ids = [class_.ask(b"3") for _ in range(2)]
+    forget_decisions(class_)
+    class_.application.update(class_.application.record, class_.models[1:], {})
+    class_.deployed.pop(class_.models[0].id)
+    told = class_.give(ids[0], label=3, row=row(1))
+    await class_.loop.work()
+    assert isinstance(told.error, Conflict)
+    told = class_.give(ids[1], reward=1.0)
+    await class_.loop.work()
+    assert told.accepted and (await class_.entries())[0].chosen == ("deleted:#1",)
 
 
 # -- a decision that is lost -------------------------------------------------------------
@@ -422,4 +533,41 @@ async def test_a_cold_user_is_loaded_for_its_query(school: Make) -> None:
     await class_.loop.work()
     class_.answer(b"3")
     assert receiver.output == b"3"
+    assert class_.learner.users.get("alice") is not None
+
+
+async def forget(class_: School, uid: str) -> None:
+    class_.house.clock.move(0.5)  # the middle of a second
+    await class_.house.learning.forget(class_.learner, uid)
+
+
+async def test_what_waited_when_a_user_was_forgotten_is_nobodys(school: Make) -> None:
+    class_ = school("hedge")
+    told = class_.give(row=row(1), label=4, uid="alice")
+    await forget(class_, "alice")
+    class_.answer(b"3", b"4")
+    assert told.accepted and class_.means == [1.0, 0.0]  # everybody learns of it
+    assert len(class_.learner.users) == 0
+    assert await class_.uids() == [None]
+
+
+async def test_an_earlier_query_does_not_bring_a_forgotten_user_back(school: Make) -> None:
+    class_ = school("hedge")
+    early = class_.ask(b"3", b"4", subject=Subject("alice"))
+    bobs = class_.ask(b"3", b"4", subject=Subject("bob"))
+    await forget(class_, "alice")
+    assert class_.give(early, label=4, uid="alice").accepted
+    assert class_.give(bobs, label=4).accepted
+    assert await class_.uids() == [None, "bob"]
+    assert class_.learner.users.get("alice") is None
+
+
+async def test_a_forgotten_user_may_begin_again(school: Make) -> None:
+    class_ = school("hedge", cache=True)
+    await forget(class_, "alice")
+    class_.house.clock.move(0.5)
+    query_id = class_.ask(b"3", b"4", subject=Subject("alice"))
+    assert class_.give(query_id, label=4).accepted
+    assert class_.give(row=row(1), label=4, uid="alice").accepted
+    assert await class_.uids() == ["alice", "alice"]
     assert class_.learner.users.get("alice") is not None

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from clipper.records import PolicySettings
+from clipper.selection.losses import same
 from clipper.selection.policy import Arm, Observation
 
 
@@ -40,7 +41,7 @@ class Feedback(msgspec.Struct, omit_defaults=True, tag="feedback", tag_field="ki
     def says(self, other: Feedback) -> bool:
         """Whether both hold the same words of a client."""
         return (
-            self.label == other.label
+            same(self.label, other.label)
             and self.reward == other.reward
             and self.input == other.input
         )

@@ -248,13 +248,14 @@ class Learning:
 
     async def forget(self, learner: Learner, uid: str) -> None:
         """Delete a user's experience, and the uid from the log. Feedback that comes
-        meanwhile is nobody's."""
+        meanwhile is nobody's, and so is feedback that comes later on what was asked
+        before."""
         users = learner.users
         self.journal.flush()  # what came before is in the log before
         users.leaving[uid] += 1
         try:
             await self.log.forget(Person(learner.application, uid))
-            users.remove(uid)
+            users.forget(uid, self._clock.wall())
         finally:
             users.leaving[uid] -= 1
             users.leaving += Counter()  # without those that are 0

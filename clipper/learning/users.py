@@ -12,6 +12,7 @@ from clipper.selection.crowd import Crowd
 from clipper.selection.policy import Arm
 
 _LOOKED_AT = 8  # how many users an eviction looks at before it lets memory grow instead
+FORGOTTEN = 10_000  # users of one application of whom it is known when they were forgotten
 
 
 class User:
@@ -42,10 +43,11 @@ class Users:
         self._known = known
         self._most = most
         # All mutable state beside the above: users, the one asked for last at the end,
-        # how often each is being forgotten, and whether all that are kept were told to
-        # `known`.
+        # how often each is being forgotten, when those forgotten last were, in that order,
+        # and whether all that are kept were told to `known`.
         self._users: OrderedDict[str, User] = OrderedDict()
         self.leaving: Counter[str] = Counter()
+        self._forgotten: dict[str, float] = {}
         self.counted = False
 
     def __len__(self) -> int:
@@ -85,6 +87,19 @@ class Users:
 
     def remove(self, uid: str) -> None:
         self._users.pop(uid, None)
+
+    def forget(self, uid: str, at: float) -> None:
+        """A user was forgotten, at this time (seconds since the epoch)."""
+        self.remove(uid)
+        self._forgotten.pop(uid, None)
+        self._forgotten[uid] = at
+        if len(self._forgotten) > FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+
+    def has_forgotten(self, uid: str, asked: float) -> bool:
+        """Whether what a user asked at this time is nobody's by now. Query ids count whole
+        seconds, so that those of the second in which the user was forgotten are."""
+        return uid in self.leaving or self._forgotten.get(uid, 0.0) > asked
 
     def give_up(self, uid: str, user: User) -> None:
         """The experience of a user did not come; feedback on its way may still bring it."""

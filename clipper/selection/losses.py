@@ -114,6 +114,8 @@ class ZeroOne(Loss):
             if type(value) is list:
                 rest.extend(value)
             elif type(value) is dict:
+                if any(type(key) is not str for key in value):
+                    raise InvalidInput("Expected strings as the keys of $.label")
                 rest.extend(value.values())
             elif type(value) is float:
                 if not math.isfinite(value):
@@ -321,6 +323,6 @@ def _kind(value: Any) -> str:
 def _shown(value: Any) -> str:
     try:
         text = msgspec.json.encode(value).decode()
-    except (TypeError, ValueError, RecursionError):
-        text = repr(value)
+    except (RecursionError, TypeError, ValueError, OverflowError):
+        text = f"<{type(value).__name__}>"  # `repr` may fail as well
     return text if len(text) <= 60 else text[:57] + "..."

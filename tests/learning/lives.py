@@ -150,7 +150,7 @@ class Life:
             watch=SimpleNamespace(judge=lambda: None),
         )
         ids = QueryIds(bytes(32), clock)
-        self.feedback = Feedback(application, self.learning, ids, clock)
+        self.feedback = Feedback(application, self.learning, ids, clock, {})
 
     def give(self, uid: str | None, arm: int, loss: float, key: str | None = None) -> None:
         self._give({ARMS[arm]: loss}, uid, arm, loss, key)
@@ -172,7 +172,8 @@ class Life:
             loss=loss,
             context=[loss, arm / 3],
         )
-        self.feedback._append(key, uid, event, None, self._told)
+        now = self.feedback._clock.wall()
+        self.feedback._append(key, uid, event, now, self._told)
 
     def _told(self, duplicate: bool, error: ClipperError | None) -> None:
         self.failed += error is not None

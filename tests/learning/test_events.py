@@ -65,6 +65,7 @@ def test_what_is_the_same_is_not_written() -> None:
     ("other", "same"),
     [
         (Feedback(label=3, losses={"a": 1.0}), True),
+        (Feedback(label=3.0), True),
         (Feedback(label=4), False),
         (Feedback(label=3, reward=1.0), False),
         (Feedback(label=3, input="x"), False),
@@ -72,6 +73,12 @@ def test_what_is_the_same_is_not_written() -> None:
 )
 def test_the_words_of_a_client_count_not_what_follows(other: Feedback, same: bool) -> None:
     assert Feedback(label=3).says(other) is same
+
+
+def test_labels_are_the_same_as_json_is() -> None:
+    assert not Feedback(label=1).says(Feedback(label=True))
+    assert not Feedback(label=[{"a": 0.0}]).says(Feedback(label=[{"a": False}]))
+    assert Feedback(label=[{"a": 0.0}]).says(Feedback(label=[{"a": 0}]))
 
 
 def test_an_unknown_kind_is_an_error() -> None:

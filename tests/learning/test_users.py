@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from clipper.learning import users as users_module
 from clipper.learning.bloom import Bloom
 from clipper.learning.experience import Experience
 from clipper.learning.users import Users
@@ -85,3 +88,24 @@ def test_who_is_being_forgotten_is_not_kept() -> None:
     house.remove("ann")
     assert not house.keeps("ann", user)
     house.remove("ann")
+
+
+def test_what_was_asked_before_one_was_forgotten_is_nobodys() -> None:
+    house = users()
+    house.put("ann", Experience(POLICY))
+    house.forget("ann", 100.5)
+    assert house.get("ann") is None
+    assert house.has_forgotten("ann", 100.0) and not house.has_forgotten("ann", 101.0)
+    assert not house.has_forgotten("bob", 100.0)
+    house.forget("ann", 200.5)
+    assert house.has_forgotten("ann", 101.0)
+    house.leaving["bob"] += 1
+    assert house.has_forgotten("bob", 300.0)
+
+
+def test_of_those_forgotten_last_it_is_known_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(users_module, "FORGOTTEN", 2)
+    house = users()
+    for at, uid in enumerate(["a", "b", "a", "c"], 100):
+        house.forget(uid, at)
+    assert [uid for uid in "abc" if house.has_forgotten(uid, 0.0)] == ["a", "c"]

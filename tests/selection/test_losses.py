@@ -127,7 +127,10 @@ def test_everything_is_the_same_as_itself(value: Any) -> None:
     assert same(value, json.loads(json.dumps(value)))
 
 
-@pytest.mark.parametrize("label", [math.nan, math.inf, [1, {"a": math.nan}], b"x", [b"x"]])
+@pytest.mark.parametrize(
+    "label",
+    [math.nan, math.inf, [1, {"a": math.nan}], b"x", [b"x"], {1: "a"}, [{(1, 2): 1}]],
+)
 def test_zero_one_takes_what_json_can_say(label: Any) -> None:
     with pytest.raises(InvalidInput, match=r"\$\.label"):
         make_loss("zero_one").check_label(label)
@@ -186,6 +189,15 @@ def test_an_output_without_a_distance_is_refused(output: Any) -> None:
     for label in (3, [1, 2]):
         with pytest.raises(InvalidInput, match=r"^the output .* cannot be compared"):
             make_loss("absolute")(label, output)
+
+
+def test_what_cannot_be_shown_is_named() -> None:
+    deep: Any = []
+    for _ in range(5000):
+        deep = [deep]
+    for output, name in ((deep, "<list>"), (10**5000, "<int>")):
+        with pytest.raises(InvalidInput, match=name):
+            make_loss("log")(1, output)
 
 
 def test_a_long_output_is_told_in_short() -> None:

@@ -1,19 +1,19 @@
-"""The feedback path of one application: join, append to the log, learn, acknowledge.
+"""The feedback path of one application: join, judge, give it to the log, acknowledge.
 
 Feedback is joined with the decision it is about, in which arm and propensity are as they
-were logged; it is learned from after the commit, in the order of the log, and acknowledged
-last.
+were logged. It is acknowledged last, after it was learned from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 
+from clipper.appending import Appender, FeedbackDone, check_same, refusal_of
 from clipper.application import Application
 from clipper.clock import Clock
 from clipper.errors import (
@@ -21,7 +21,6 @@ from clipper.errors import (
     Conflict,
     InvalidInput,
     NotFound,
-    PayloadTooLarge,
     ResendInput,
     StoreError,
     Unavailable,
@@ -29,21 +28,16 @@ from clipper.errors import (
 from clipper.evaluation import Evaluation, not_evaluated
 from clipper.inputs import Row
 from clipper.judging import Judge, said
-from clipper.learning import events
 from clipper.learning.chunks import Decision
 from clipper.learning.service import Learning
-from clipper.learning.users import User
 from clipper.model import Model
-from clipper.pieces import LARGEST, Item
+from clipper.pieces import Item
 from clipper.query_id import QueryIds, QueryToken
 from clipper.selection.policy import Arm, generation_of, make_arm
-from clipper.store.base import Entry, Logged, Person
+from clipper.store.base import Logged
 from clipper.values import ModelId, Output, RowError
 
 logger = logging.getLogger(__name__)
-
-# Told once: whether the same feedback was there before, or why it was not taken.
-FeedbackDone = Callable[[bool, ClipperError | None], None]
 
 
 class Feedback:
@@ -61,17 +55,13 @@ class Feedback:
         self._learner = application.learner
         self._judge = Judge(application)
         self._learning = learning
-        self._journal = learning.journal
         self._decisions = learning.decisions
         self._ids = ids
         self._clock = clock
         self._deployed = deployed  # of all models, with those the application has left
-        # All mutable state: whether the application was deleted.
-        self._closed = False
-
-    def close(self) -> None:
-        """The application was deleted: nothing more comes into the log."""
-        self._closed = True
+        appender = Appender(application, learning, clock)
+        self._append = appender.append
+        self.close = appender.close
 
     def take(self, item: Item, done: FeedbackDone) -> None:
         """Take one item. `done` is told once, perhaps before this returns, and not if this
@@ -141,7 +131,7 @@ class Feedback:
         except ResendInput as lost:
             self._unless_known(item, token, lost, done)
         except Exception as failed:
-            done(False, _refusal(failed))
+            done(False, refusal_of(failed))
 
     def _unless_known(
         self, item: Item, token: QueryToken, lost: ResendInput, done: FeedbackDone
@@ -153,9 +143,9 @@ class Feedback:
                 done(False, error or lost)
                 return
             try:
-                _check_same(said(item), logged)
+                check_same(said(item), logged)
             except Exception as failed:
-                done(False, _refusal(failed))
+                done(False, refusal_of(failed))
             else:
                 done(True, None)
 
@@ -239,7 +229,7 @@ class Feedback:
                 event = self._judge.on_decision(item, decision, outputs)
                 self._append(_key(token), decision.uid, event, token.issued, done)
             except Exception as failed:
-                done(False, _refusal(failed))
+                done(False, refusal_of(failed))
 
         Evaluation(self._application, row, models, self._clock.now(), evaluated)
 
@@ -270,7 +260,7 @@ class Feedback:
                 key = None if item.feedback_id is None else f"f:{item.feedback_id}"
                 self._append(key, item.uid, event, taken, done)
             except Exception as failed:
-                done(False, _refusal(failed))
+                done(False, refusal_of(failed))
 
         Evaluation(self._application, row, arms, self._clock.now(), evaluated)
 
@@ -292,80 +282,6 @@ class Feedback:
             raise Conflict("the model version that answered is not deployed any more")
         return models
 
-    # -- the log ------------------------------------------------------------------------
-
-    def _append(
-        self,
-        key: str | None,
-        uid: str | None,
-        event: events.Feedback,
-        asked: float,
-        done: FeedbackDone,
-    ) -> None:
-        """Give an event to the log. `asked` is when the query was asked, or feedback on an
-        input was taken, in seconds since the epoch."""
-        if self._closed:
-            raise NotFound(f"the application '{self._application.name}' was deleted")
-        if event.input is None:
-            event.decided = float(asked)
-        try:
-            body = events.encode(event)
-        except (OverflowError, RecursionError, TypeError, ValueError) as error:
-            raise InvalidInput(f"the feedback cannot be kept: {error}") from None
-        if len(body) > LARGEST:
-            raise PayloadTooLarge(
-                f"an entry of {len(body)} bytes is more than the log takes ({LARGEST})"
-            )
-        number, user, person = self._application.number, None, None
-        users = self._learner.users
-        if uid is not None and users.has_forgotten(uid, asked):
-            uid = None
-        if uid is not None:  # whether or not the policy is for each user: by the time the
-            # entry is in the log there may be another, and the kept experience is needed
-            user = users.get(uid)
-            if user is None and users.may_be_kept(uid):
-                user = users.put(uid, None)
-            if user is not None:
-                user.pins += 1
-                if user.experience is None:
-                    person = Person(number, uid)
-        entry = Entry(number, key, uid, self._clock.wall(), body)
-        self._journal.append(
-            entry, person, partial(self._committed, entry, event, user, person, done)
-        )
-
-    def _committed(
-        self,
-        entry: Entry,
-        event: events.Feedback,
-        user: User | None,
-        person: Person | None,
-        done: FeedbackDone,
-        outcome: int | Logged | None,
-        kept: bytes | None,
-        error: Exception | None,
-    ) -> None:
-        if user is not None:
-            user.pins -= 1
-        duplicate, refusal = False, None
-        try:
-            if outcome is None:
-                if user is not None and entry.uid is not None:
-                    self._learner.users.give_up(entry.uid, user)
-                raise _told(error)
-            if person is not None and entry.uid is not None:
-                self._learner.admit(entry.uid, kept)
-            if isinstance(outcome, Logged):
-                _check_same(event, outcome)
-                duplicate = True
-            else:
-                self._learner.apply(outcome, entry.uid, event)
-                self._application.stats.feedback += 1
-                self._application.watch.judge()
-        except Exception as failed:
-            refusal = _refusal(failed)
-        done(duplicate, refusal)
-
 
 def _key(token: QueryToken) -> str:
     return f"{token.nonce:x}.{token.row:x}"
@@ -373,24 +289,3 @@ def _key(token: QueryToken) -> str:
 
 def _resend(why: str) -> ResendInput:
     return ResendInput(f"{why}; send the feedback again with the query's input and context")
-
-
-def _check_same(event: events.Feedback, logged: Logged) -> None:
-    """There is feedback on this query already; raises Conflict if it is not the same."""
-    before = events.decode(logged.entry.body)
-    if not (isinstance(before, events.Feedback) and event.says(before)):
-        raise Conflict("other feedback was given on this query before")
-
-
-def _refusal(error: Exception) -> ClipperError:
-    """What is told of an error, so that somebody is told of any."""
-    if isinstance(error, ClipperError):
-        return error
-    logger.error("feedback cannot be taken", exc_info=error)
-    return ClipperError("the feedback cannot be taken; the server's own log says why")
-
-
-def _told(error: Exception | None) -> ClipperError:
-    if isinstance(error, ClipperError):
-        return error
-    return Unavailable("the feedback log takes no entries at present")

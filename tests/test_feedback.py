@@ -12,10 +12,8 @@ from school import Make, School, Told
 
 from clipper.errors import (
     Conflict,
-    DiskFull,
     InvalidInput,
     NotFound,
-    PayloadTooLarge,
     QueryIdExpired,
     ResendInput,
     Unavailable,
@@ -55,34 +53,6 @@ async def test_each_row_of_a_batch_has_feedback_of_its_own(school: Make) -> None
 # -- what is not taken -------------------------------------------------------------------
 
 
-async def test_the_same_again_is_a_duplicate(school: Make) -> None:
-    class_ = school()
-    query_id = class_.ask(b"3")
-    assert class_.give(query_id, label=3).duplicate is False
-    again = class_.give(query_id, label=3)
-    assert again.accepted and again.duplicate is True
-    assert sum(t.count for t in class_.learner.population.totals.values()) == 1
-
-
-async def test_something_else_on_the_same_query_is_a_conflict(school: Make) -> None:
-    class_ = school()
-    query_id = class_.ask(b"3")
-    class_.give(query_id, label=3)
-    for other in ({"label": 4}, {"reward": 1.0}):
-        assert isinstance(class_.give(query_id, **other).error, Conflict)
-
-
-async def test_both_in_one_turn_count_once(school: Make) -> None:
-    class_ = school()
-    query_id = class_.ask(b"3")
-    first, second = Told(), Told()
-    class_.feedback.take(Item(query_id, label=3), first)
-    class_.feedback.take(Item(query_id, label=3), second)
-    assert not first.times  # nothing is acknowledged before the log has it
-    class_.loop.turn()
-    assert (first.duplicate, second.duplicate) == (False, True)
-
-
 @pytest.mark.parametrize("query_id", ["", "nonsense", "A" * 64, "A" * 64 + ".1"])
 async def test_a_forged_id_is_unknown(school: Make, query_id: str) -> None:
     assert isinstance(school().give(query_id, reward=1.0).error, NotFound)
@@ -117,28 +87,6 @@ async def test_feedback_for_somebody_else_is_refused(school: Make) -> None:
     query_id = class_.ask(b"3", subject=Subject("alice"))
     assert isinstance(class_.give(query_id, label=3, uid="bob").error, InvalidInput)
     assert class_.give(query_id, label=3, uid="alice").accepted
-
-
-async def test_a_label_too_large_for_the_log_is_refused(school: Make) -> None:
-    class_ = school()
-    told = class_.give(class_.ask(b"3"), label="x" * 70_000)
-    assert isinstance(told.error, PayloadTooLarge)
-
-
-async def test_a_full_disk_is_told_and_nothing_is_learned(
-    school: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class_ = school()
-    query_id = class_.ask(b"3")
-
-    def full(entries: Any, persons: Any, done: Any) -> None:
-        done(None, DiskFull("the disk is full"))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(class_.log, "append", full)
-        assert isinstance(class_.give(query_id, label=3, uid=None).error, DiskFull)
-    assert class_.learner.population.totals == {}
-    assert class_.give(query_id, label=3).duplicate is False  # nothing was lost
 
 
 async def test_of_an_error_that_nobody_foresaw_the_client_is_told(
@@ -181,36 +129,6 @@ async def test_whoever_raises_when_told_is_told_once(
     class_.feedback.take(Item(row=row(1), label=3), told)
     assert len(times) == 1 and isinstance(times[0], InvalidInput)
     assert "a mistake" in caplog.text
-
-
-@pytest.mark.parametrize("by", ["query", "input"])
-async def test_a_label_that_json_cannot_say_is_refused(school: Make, by: str) -> None:
-    class_ = school("hedge", cache=True)
-    query_id = class_.ask(b"3", b"4")
-    fields: dict[str, Any] = {"row": row(1)} if by == "input" else {"query_id": query_id}
-    for label in (10**5000, {1: "a"}):
-        told = class_.give(**fields, label=label)
-        assert told.times == 1 and isinstance(told.error, InvalidInput)
-    assert await class_.entries() == []
-
-
-async def test_a_label_says_the_same_only_if_it_is_the_same_json(school: Make) -> None:
-    class_ = school()
-    query_id = class_.ask(b"1")
-    assert class_.give(query_id, label=1).accepted
-    assert class_.give(query_id, label=1.0).duplicate
-    assert isinstance(class_.give(query_id, label=True).error, Conflict)
-
-
-async def test_of_a_deleted_application_nothing_comes_into_the_log(school: Make) -> None:
-    class_ = school("hedge")
-    query_id = class_.ask(b"3", b"4")
-    told = class_.give(row=row(1), label=4, uid="alice")
-    class_.feedback.close()
-    class_.answer(b"3", b"4")
-    assert isinstance(told.error, NotFound) and told.times == 1
-    assert isinstance(class_.give(query_id, label=3).error, NotFound)
-    assert await class_.entries() == [] and len(class_.learner.users) == 0
 
 
 # -- a version that the application has left ---------------------------------------------
@@ -424,18 +342,6 @@ async def test_an_input_may_be_in_the_cache(school: Make) -> None:
     assert class_.give(row=row(1), label=4).accepted
 
 
-async def test_feedback_with_an_id_of_its_own_counts_once(school: Make) -> None:
-    class_ = school("hedge", cache=True)
-    class_.ask(b"3", b"4")
-    first = class_.give(row=row(1), label=4, feedback_id="a")
-    again = class_.give(row=row(1), label=4, feedback_id="a")
-    other = class_.give(row=row(1), label=3, feedback_id="a")
-    without = class_.give(row=row(1), label=4)
-    assert (first.duplicate, again.duplicate, without.duplicate) == (False, True, False)
-    assert isinstance(other.error, Conflict)
-    assert class_.learner.population.totals[next(iter(class_.application.arms))].count == 2
-
-
 async def test_queries_go_before_feedback(school: Make) -> None:
     class_ = school("hedge")
     class_.feedback.take(Item(row=row(7), label=4), Told())
@@ -466,14 +372,6 @@ async def test_without_a_model_that_answers_feedback_waits_for_better_times(
 # -- users -------------------------------------------------------------------------------
 
 
-async def test_feedback_creates_a_user_and_a_query_does_not(school: Make) -> None:
-    class_ = school()
-    query_id = class_.ask(b"3", subject=Subject("alice"))
-    assert len(class_.learner.users) == 0
-    class_.give(query_id, label=3)
-    assert len(class_.learner.users) == 1
-
-
 async def test_a_users_feedback_counts_for_the_user_at_once(school: Make) -> None:
     class_ = school("hedge", models=2)
     for _ in range(30):
@@ -487,28 +385,6 @@ async def test_a_users_feedback_counts_for_the_user_at_once(school: Make) -> Non
     alice = chooser.choose(Subject("alice"), now).odds
     bob = chooser.choose(Subject("bob"), now).odds
     assert alice[1] > 0.8 and bob[0] > 0.8
-
-
-async def test_a_cold_user_is_read_before_it_learns(school: Make) -> None:
-    class_ = school()
-    give = lambda: class_.give(class_.ask(b"3", subject=Subject("alice")), label=3)  # noqa: E731
-    give()
-    class_.house.learning.journal.flush()
-    await class_.house.learning.close()
-    before = class_.learner.users.get("alice")
-    assert before is not None and before.experience is not None
-    packed = before.experience.pack()
-    class_.learner.users.remove("alice")
-    query_id = class_.ask(b"3")  # nobody's, so that alice is not loaded by asking
-    memory = class_.house.learning.decisions
-    memory._young[class_.house.ids.nonce] = memory._young[class_.house.ids.nonce]._replace(
-        subject=Subject("alice")
-    )
-    assert class_.give(query_id, label=3).accepted
-    after = class_.learner.users.get("alice")
-    assert after is not None and after.experience is not None
-    assert sum(t.count for t in after.experience.totals.values()) == 2
-    assert packed != after.experience.pack()
 
 
 async def test_a_cold_users_query_waits_for_half_its_budget(school: Make) -> None:
@@ -533,41 +409,4 @@ async def test_a_cold_user_is_loaded_for_its_query(school: Make) -> None:
     await class_.loop.work()
     class_.answer(b"3")
     assert receiver.output == b"3"
-    assert class_.learner.users.get("alice") is not None
-
-
-async def forget(class_: School, uid: str) -> None:
-    class_.house.clock.move(0.5)  # the middle of a second
-    await class_.house.learning.forget(class_.learner, uid)
-
-
-async def test_what_waited_when_a_user_was_forgotten_is_nobodys(school: Make) -> None:
-    class_ = school("hedge")
-    told = class_.give(row=row(1), label=4, uid="alice")
-    await forget(class_, "alice")
-    class_.answer(b"3", b"4")
-    assert told.accepted and class_.means == [1.0, 0.0]  # everybody learns of it
-    assert len(class_.learner.users) == 0
-    assert await class_.uids() == [None]
-
-
-async def test_an_earlier_query_does_not_bring_a_forgotten_user_back(school: Make) -> None:
-    class_ = school("hedge")
-    early = class_.ask(b"3", b"4", subject=Subject("alice"))
-    bobs = class_.ask(b"3", b"4", subject=Subject("bob"))
-    await forget(class_, "alice")
-    assert class_.give(early, label=4, uid="alice").accepted
-    assert class_.give(bobs, label=4).accepted
-    assert await class_.uids() == [None, "bob"]
-    assert class_.learner.users.get("alice") is None
-
-
-async def test_a_forgotten_user_may_begin_again(school: Make) -> None:
-    class_ = school("hedge", cache=True)
-    await forget(class_, "alice")
-    class_.house.clock.move(0.5)
-    query_id = class_.ask(b"3", b"4", subject=Subject("alice"))
-    assert class_.give(query_id, label=4).accepted
-    assert class_.give(row=row(1), label=4, uid="alice").accepted
-    assert await class_.uids() == ["alice", "alice"]
     assert class_.learner.users.get("alice") is not None

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from engine_room import Disk, Workers, answer, app, deploy, spec, turns
+from engine_room import Disk, Workers, answer, app, deploy, spec, submit, turns
+from school import Told
 
 from clipper.engine import Engine
-from clipper.errors import DiskFull
+from clipper.errors import DiskFull, NotFound
+from clipper.learning.events import Feedback, decode
 from clipper.model import DEFAULT_OBJECTIVE, WAY_BACK
+from clipper.pieces import Item
+from clipper.records import PolicySettings
+from clipper.selection.policy import generation_of
 
 
 async def test_nothing_changes_when_a_commit_fails(
@@ -107,3 +112,29 @@ async def test_the_objective_follows_the_tightest_application(engine: Engine) ->
     assert controller.objective == pytest.approx(1.0 - WAY_BACK)
     await engine.register_application(app("hasty", "m", slo_micros=1))
     assert controller.objective == pytest.approx(1e-6 * (1 - WAY_BACK))
+
+
+async def test_feedback_of_a_deleted_application_ends(engine: Engine) -> None:
+    await engine.register_application(app("app", "m", "n", policy=PolicySettings("hedge")))
+    await deploy(engine, "m:1", "n:1")
+    query = await submit(engine)
+    feedback, told = engine.feedback["app"], Told()
+    await engine.delete_application("app")
+    feedback.take(Item(query.issue_id().decode(), label=1), told)
+    await turns()
+    assert isinstance(told.error, NotFound) and told.times == 1
+
+
+async def test_feedback_knows_every_version_that_is_deployed(engine: Engine) -> None:
+    await engine.register_application(app("app", "m", "n"))
+    await deploy(engine, "m:1", "n:1")
+    query = await submit(engine)
+    await deploy(engine, "m:2")
+    application, told = engine.application("app"), Told()
+    engine.feedback["app"].take(Item(query.issue_id().decode(), reward=1.0), told)
+    await turns()
+    assert told.accepted
+    ((_, logged),) = await engine.store.entries(application.number, 0, 10)
+    event = decode(logged.body)
+    assert isinstance(event, Feedback) and event.chosen[0].startswith("m:1#")
+    assert generation_of(event.chosen[0]) == engine.model("m", "1").record.generation

@@ -35,7 +35,7 @@ LAYERS = (
     ("shadowing",),
     ("catalog", "watching"),
     ("application",),
-    ("judging", "replay"),
+    ("judging", "appending", "replay"),
     ("feedback",),
     ("inventory",),
     ("engine", "explanation"),

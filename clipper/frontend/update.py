@@ -14,7 +14,7 @@ from clipper.feedback import Feedback
 from clipper.pieces import Item
 
 if TYPE_CHECKING:
-    from clipper.feedback import FeedbackDone
+    from clipper.appending import FeedbackDone
 
 SLICE = 100  # pieces that are taken in one turn of the loop
 

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from clipper import Server
+from clipper.appending import FeedbackDone
 from clipper.errors import ClipperError, DiskFull, NotFound, StoreError
-from clipper.feedback import FeedbackDone
 from clipper.frontend.update import Update
 from clipper.pieces import Item
 

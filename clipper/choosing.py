@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from clipper.errors import InvalidInput
 from clipper.learning.learner import Learner
 from clipper.learning.users import User
 from clipper.query_id import QueryIds, Stamp
@@ -26,6 +27,7 @@ from clipper.selection.policy import (
     model_of,
 )
 from clipper.selection.registry import check_weights
+from clipper.values import plain
 
 if TYPE_CHECKING:
     from clipper.model import Model
@@ -165,7 +167,7 @@ class Chooser:
                 if user is not None and user.experience is not None:
                     return self._draw(self._for_user(user, now))
         if policy.contextual:
-            return self._decide(policy.features(subject.context))
+            return self._decide(self._features(subject.context))
         # what nearly all queries come to, without another call
         compiled = self._compiled
         if compiled is None or compiled.population != learner.version:
@@ -250,6 +252,17 @@ class Chooser:
         compiled.epoch = self._epoch
         return compiled
 
+    def _features(self, context: Any) -> Any:
+        """What the policy makes of a context, as it is logged; nothing if it fails. Raises
+        InvalidInput for a context that the policy refuses."""
+        try:
+            return plain(self._learner.policy.features(context))
+        except InvalidInput:
+            raise
+        except Exception:
+            self._complain()
+            return None
+
     def _odds(self, ask: Callable[[], Sequence[float]]) -> Odds:
         """The policy's odds; those of the first arm alone if it fails to give any."""
         count = len(self._open())
@@ -257,7 +270,7 @@ class Chooser:
             found = ask()
             if len(found) != count:
                 raise ValueError(f"{len(found)} probabilities of {count} arms")
-            return Odds(found)
+            return Odds(list(map(float, found)))
         except Exception:
             self._complain()
             return Odds([1.0] + [0.0] * (count - 1))

@@ -12,10 +12,11 @@ from msgspec import UNSET, to_builtins
 
 from clipper.batching.registry import Batching, batching_settings
 from clipper.engine import Engine, Progress
-from clipper.errors import ClipperError, InvalidInput
+from clipper.errors import ClipperError, InvalidInput, PayloadTooLarge
 from clipper.inputs import encode_python
-from clipper.pieces import make_item
+from clipper.pieces import make_context, make_item
 from clipper.query import BatchQuery, Query
+from clipper.query_id import MOST_ROWS
 from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
 from clipper.selection.policy import Subject
 from clipper.values import Prediction, check_name, check_uid
@@ -132,7 +133,7 @@ class Embedded:
         query = target.submit(
             encode_python(target.input_type, input),
             waiting,
-            subject=Subject(check_uid(uid), context),
+            subject=Subject(check_uid(uid), make_context(context)),
             version=None if version is None else str(version),
             deadline_ms=_checked_deadline(deadline_ms),
             cache=cache,
@@ -155,14 +156,16 @@ class Embedded:
         deadline_ms: float | None = None,
         cache: bool = True,
     ) -> list[Prediction]:
-        """Predictions for several inputs, in order. Raises if a row failed and the
-        application has no default."""
+        """Predictions for several inputs, in order; 65,535 at most. Raises if a row failed
+        and the application has no default."""
         target = self.engine.application(application)
+        if len(inputs) > MOST_ROWS:
+            raise PayloadTooLarge(f"predict_batch takes at most {MOST_ROWS} inputs")
         waiting = _Waiting(asyncio.get_running_loop().create_future())
         batch = target.submit_batch(
             [encode_python(target.input_type, row) for row in inputs],
             waiting,
-            subject=Subject(check_uid(uid), context),
+            subject=Subject(check_uid(uid), make_context(context)),
             version=None if version is None else str(version),
             deadline_ms=_checked_deadline(deadline_ms),
             cache=cache,

@@ -24,6 +24,8 @@ import numpy.typing as npt
 
 from clipper.errors import InvalidInput
 
+_encode = msgspec.msgpack.Encoder().encode
+
 # Deeper JSON than this is refused: nothing real needs it and recursion stays shallow.
 MAX_DEPTH = 64
 
@@ -351,9 +353,15 @@ def _bytes_from_json(kind: InputType, value: object, path: str) -> Row:
 
 
 def _json_from_json(kind: InputType, value: object, path: str) -> Row:
+    return Row(encode_json(value, path))
+
+
+def encode_json(value: object, path: str) -> bytes:
+    """A JSON value as msgpack. Raises InvalidInput for one that is nested too deeply, or
+    that msgpack cannot say, such as an integer of more than 64 bits."""
     check_depth(value, path)
     try:
-        return Row(msgspec.msgpack.encode(value))
+        return _encode(value)
     except (OverflowError, UnicodeEncodeError, TypeError, ValueError):
         raise InvalidInput(
             f"A value is out of the range of JSON (integers have 64 bits) at {path}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clipper.errors import InvalidInput
+from clipper.values import RowError
+
 if TYPE_CHECKING:
     from clipper.application import Application
     from clipper.inputs import Row
@@ -41,5 +44,9 @@ class Loading:
             return
         self._started = True
         self._timer.cancel()
-        query.choice = application.roster.choose(query.subject, None, application.now())
+        try:
+            query.choice = application.roster.choose(query.subject, None, application.now())
+        except InvalidInput as refusal:  # the policy became one that needs a context
+            query.job_done(RowError(refusal.code, refusal.cause))
+            return
         application.start(query, self._row, self._cache)

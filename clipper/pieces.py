@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET
 
 from clipper.errors import InvalidInput, PayloadTooLarge
-from clipper.inputs import InputType, Row, check_depth, encode_python
-from clipper.values import check_uid
+from clipper.inputs import InputType, Row, check_depth, encode_json, encode_python
+from clipper.values import check_uid, plain
 
 # Bytes of one entry in the log of feedback. A label or a context is a part of one, so that
 # none has a reason to be larger; as JSON or msgpack, whichever it came in.
@@ -71,9 +71,23 @@ def make_item(kind: InputType, fields: Mapping[str, Any]) -> Item:
         reward,
         check_uid(fields.get("uid")),
         None if value is UNSET else encode_python(kind, value),
-        context,
+        make_context(context),
         _id("feedback_id", fields.get("feedback_id")),
     )
+
+
+def make_context(context: Any) -> Any:
+    """A query's context from Python code. Raises InvalidInput for one that JSON cannot
+    say."""
+    if context is None:
+        return None
+    check_depth(context, "context")
+    try:
+        context = plain(context)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidInput("Expected what JSON can say at context") from None
+    encode_json(context, "context")
+    return context
 
 
 def _check_nested(value: Any, path: str) -> None:

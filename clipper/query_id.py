@@ -28,6 +28,7 @@ PERIOD = 30 * 24 * 3600  # seconds
 _FORMAT = 1
 _FIXED = struct.Struct("<BBIIIIf")  # format, key, time, application, policy, arm, p
 _TAIL = struct.Struct("<QH")  # nonce, rows
+MOST_ROWS = 2**16 - 1  # of one id
 _SIGNATURE = 16
 ID_LENGTH = 64  # characters of an id, without a row's index
 _URLSAFE = bytes.maketrans(b"+/", b"-_")

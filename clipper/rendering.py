@@ -9,6 +9,7 @@ import msgspec
 from clipper.errors import (
     ClipperError,
     DeadlineExceeded,
+    InvalidInput,
     ModelFailed,
     Overloaded,
     Unavailable,
@@ -24,6 +25,7 @@ _ERRORS: dict[str, type[ClipperError]] = {
     "no_model": Unavailable,
     "unavailable": Unavailable,
     "overloaded": Overloaded,
+    "invalid_input": InvalidInput,
 }
 
 

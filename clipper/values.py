@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
+from msgspec import to_builtins
+
 from clipper.errors import InvalidInput
 
 MAX_UID_BYTES = 256
@@ -39,9 +41,25 @@ def check_uid(uid: object, path: str = "uid") -> str | None:
         if not -(2**63) <= uid < 2**63:
             raise InvalidInput(f"Expected an integer of 64 bits at {path}")
         return str(uid)
-    if len(uid.encode("utf-8", "surrogatepass")) > MAX_UID_BYTES:
+    try:
+        size = len(uid.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(f"The string is not valid Unicode at {path}") from None
+    if size > MAX_UID_BYTES:
         raise InvalidInput(f"Expected at most {MAX_UID_BYTES} bytes at {path}")
-    return uid
+    return str(uid)  # numpy's strings are strings of a class of their own
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: arrays as lists, numpy's numbers as numbers, keys as text.
+    Raises TypeError or RecursionError for what JSON cannot say."""
+    return to_builtins(value, str_keys=True, enc_hook=_plain_of_numpy)
+
+
+def _plain_of_numpy(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"JSON cannot say what is of type {type(value).__name__}")
 
 
 class ModelId(NamedTuple):

@@ -7,6 +7,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import ManualClock
 
@@ -381,3 +382,50 @@ def test_a_policy_that_fails_to_name_its_shadows_has_none(
     shop.chooser.forget()
     assert shop.chooser.shadows() == () and shop.choose().shadows == ()
     assert caplog.text.count("failed to choose") == 1
+
+
+class Featured(Static):
+    """Makes of a context what it is told to."""
+
+    name = "featured"
+    contextual = True
+    made: Any = None
+
+    def features(self, context: Any) -> Any:
+        if isinstance(self.made, Exception):
+            raise self.made
+        return self.made
+
+    def probabilities(self, state: Any, arms: Any, context: Any) -> Any:
+        return np.array([0.25, 0.25, 0.5]) if context is not None else [0.0, 1.0, 0.0]
+
+
+def featured(made: Any) -> Shop:
+    shop = Shop("static")
+    shop.learner.policy = policy = Featured()
+    policy.made = made
+    shop.chooser.forget()
+    return shop
+
+
+@pytest.mark.parametrize("bad", [KeyError("x"), object()])
+def test_a_policy_that_fails_at_a_context_chooses_without(
+    bad: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = featured(bad)
+    for _ in range(3):
+        choice = shop.choose(context=[1.0])
+        assert choice.context is None and choice.arm == ARMS[1]
+    assert caplog.text.count("policy featured failed to choose") == 1
+
+
+def test_a_policy_may_refuse_a_context() -> None:
+    with pytest.raises(InvalidInput, match="no use"):
+        featured(InvalidInput("of no use")).choose(context=[1.0])
+
+
+def test_features_and_odds_of_numpy_are_kept_as_plain_numbers() -> None:
+    choice = featured({"x": np.float64(0.5), "y": np.array([1, 2])}).choose(context=[1.0])
+    assert choice.context == {"x": 0.5, "y": [1, 2]}
+    assert type(choice.context["x"]) is float
+    assert {type(p) for p in choice.odds} == {float} and sum(choice.odds) == 1.0

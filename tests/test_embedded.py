@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from clipper import Server
-from clipper.errors import Conflict, DeadlineExceeded, InvalidInput, NotFound
+from clipper.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+)
 
 
 def total(rows: Any) -> list[float]:
@@ -35,6 +41,16 @@ async def test_predictions() -> None:
         for wrong in (0, -1, float("nan")):
             with pytest.raises(InvalidInput):
                 await server.predict("sum", [1.0], deadline_ms=wrong)
+        for context in (object(), {"a": 10**30}, ["\ud800"]):
+            with pytest.raises(InvalidInput, match="at context"):
+                await server.predict("sum", [1.0], context=context)
+            with pytest.raises(InvalidInput, match="at context"):
+                await server.predict_batch("sum", [[1.0]], context=context)
+        with pytest.raises(InvalidInput, match="at uid"):
+            await server.predict("sum", [1.0], uid="\ud800")
+        assert (await server.predict("sum", [1.0], context=np.ones(2))).output == 1.0
+        with pytest.raises(PayloadTooLarge, match="65535"):
+            await server.predict_batch("sum", [[1.0]] * 65_536)
         with pytest.raises(DeadlineExceeded):
             await server.predict("sum", [4.0], deadline_ms=1e-6)
     await server.stop()  # once more does no harm

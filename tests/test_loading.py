@@ -10,9 +10,12 @@ from fakes import FakeLoop, FakeReplicaSet, ManualClock
 from house import SLO, House, Receiver, replicas, row
 
 from clipper.batching.job import EXPIRED
+from clipper.errors import InvalidInput
+from clipper.learning.events import PolicyChange
 from clipper.loading import is_cold
 from clipper.records import PolicySettings
 from clipper.selection.policy import Subject
+from clipper.values import RowError
 
 ALICE = Subject("alice")
 
@@ -115,3 +118,24 @@ async def test_who_names_a_version_has_it_at_once(desk: Desk) -> None:
     desk.submit(version="2")
     assert not desk.asked
     assert replicas(other).replica.seen and desk.query.choice.model is other
+
+
+@pytest.mark.parametrize("default", [None, "0"])
+async def test_who_brought_no_context_is_told_that_one_is_needed_now(
+    desk: Desk, default: str | None
+) -> None:
+    """The policy may change while a query waits."""
+    receiver = desk.submit()
+    change = PolicyChange(2, PolicySettings("linucb", {"features": 2}))
+    desk.learner.apply(desk.learner.population.seq + 1, None, change)
+    desk.application.policy_changed()
+    desk.loaded()
+    assert desk.evaluated() == 0
+    assert isinstance(receiver.output, RowError)
+    assert "needs a context of 2 numbers" in receiver.output.cause
+    desk.application.rendering.default = None if default is None else b"0"
+    if default is None:
+        with pytest.raises(InvalidInput, match="context of 2 numbers"):
+            desk.query.prediction()
+    else:
+        assert desk.query.prediction().default_explanation == receiver.output.cause

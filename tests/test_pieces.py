@@ -11,7 +11,7 @@ from msgspec import UNSET
 from clipper import pieces
 from clipper.errors import InvalidInput, PayloadTooLarge
 from clipper.inputs import InputType
-from clipper.pieces import LARGEST, MOST_ID, Item, make_item
+from clipper.pieces import LARGEST, MOST_ID, Item, make_context, make_item
 
 
 def make(**fields: Any) -> Item:
@@ -88,6 +88,21 @@ def test_depth_is_bounded(name: str) -> None:
         deep = [deep]
     with pytest.raises(InvalidInput, match="Nested deeper"):
         make(**{"query_id": "q", "label": 1, name: deep})
+
+
+def test_a_context_is_what_json_can_say() -> None:
+    assert make_context(None) is None
+    assert make_context({"a": np.array([0.5]), "b": np.float64(1)}) == {
+        "a": [0.5],
+        "b": 1.0,
+    }
+    itself: list[Any] = []
+    itself.append(itself)
+    for wrong in (object(), [10**30], {"a": "\ud800"}, itself, {(1, 2): 3}, ["x", 1j]):
+        with pytest.raises(InvalidInput, match="at context"):
+            make_context(wrong)
+        with pytest.raises(InvalidInput, match="at context"):
+            make(query_id="q", reward=1, context=wrong)
 
 
 def test_a_piece_is_a_mapping() -> None:

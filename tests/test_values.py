@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clipper.errors import InvalidInput
-from clipper.values import ModelId, check_name, check_uid
+from clipper.values import ModelId, check_name, check_uid, plain
 
 
 @pytest.mark.parametrize("name", ["a", "A9", "0", "sum-model_1.2", "x" * 64])
@@ -57,6 +58,19 @@ def test_a_uid_is_an_integer_of_64_bits_or_a_short_string() -> None:
     assert check_uid(0) == check_uid("0") == "0"
     assert check_uid(None) is None
     assert check_uid(-(2**63)) == str(-(2**63))
-    for wrong in (True, 1.5, b"x", 2**63, "ü" * 129, ["a"]):
+    for wrong in (True, 1.5, b"x", 2**63, "ü" * 129, ["a"], "\ud800"):
         with pytest.raises(InvalidInput, match="at uid"):
             check_uid(wrong)
+
+
+def test_a_uid_is_no_string_of_another_class() -> None:
+    assert type(check_uid(np.str_("bob"))) is str
+
+
+def test_what_json_has_is_plain() -> None:
+    value = {"a": np.array([[1, 2]]), "b": (np.float64(0.5), np.int64(3)), 1: None}
+    assert plain(value) == {"a": [[1, 2]], "b": (0.5, 3), "1": None}
+    assert type(plain(np.float64(0.5))) is float
+    for wrong in (object(), {(1, 2): 3}, [1j]):
+        with pytest.raises(TypeError):
+            plain(wrong)

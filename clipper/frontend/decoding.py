@@ -20,8 +20,8 @@ from clipper.frontend.schemas import FAST, AnyRequest, Envelope
 from clipper.inputs import (
     InputType,
     Row,
-    check_depth,
     encode_array_rows,
+    encode_json,
     encode_json_value,
     encode_python,
     flat_encoder,
@@ -152,7 +152,7 @@ class Decoder:
         uid, context = envelope.uid, envelope.context
         subject = NOBODY
         if uid is not None or context is not None:
-            check_depth(context, "$.context")
+            encode_json(context, "$.context")  # as it is kept with the decision
             if media == MSGPACK:
                 check_plain(context, "$.context")
             subject = Subject(check_uid(uid, "$.uid"), context)

@@ -11,7 +11,7 @@ from clipper.errors import InvalidInput, PayloadTooLarge
 from clipper.frontend.decoding import check_plain, plain_words
 from clipper.frontend.gate import JSON, MSGPACK
 from clipper.frontend.schemas import FeedbackItem, UpdateRequest
-from clipper.inputs import InputType, check_depth, encode_json_value
+from clipper.inputs import InputType, check_depth, encode_json, encode_json_value
 from clipper.pieces import LARGEST, Item, check_size
 from clipper.values import check_uid
 
@@ -90,9 +90,14 @@ class _Pieces:
             item.reward,
             None if uid is None else check_uid(uid, f"{path}.uid"),
             row,
-            None if context is UNSET else self._value(context, f"{path}.context"),
+            None if context is UNSET else self._context(context, f"{path}.context"),
             item.feedback_id,
         )
+
+    def _context(self, raw: Raw, path: str) -> Any:
+        context = self._value(raw, path)
+        encode_json(context, path)  # it may be kept with a decision
+        return context
 
     def _value(self, raw: Raw, path: str) -> Any:
         """A label or a context, unless it is too large to be looked at."""

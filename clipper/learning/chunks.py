@@ -1,11 +1,15 @@
-"""Decisions as they are kept on disk: many in one row, each a few bytes.
+"""Decisions as they are kept on disk: many in one chunk, each a few bytes.
 
 A choice that many queries shared is written once for a chunk. Outputs are kept as they
 came from the worker: JSON text (bytes), or a string that is JSON text (str).
+
+The rows of a large batch are cut into parts. The first is kept with the other decisions,
+each of the others in a chunk of its own, under a number that no query id has.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
 # Outputs and contexts past this many bytes are not kept; feedback with a label then brings
 # the input.
 LARGEST = 4096
+
+# A chunk holds about this many bytes: what one turn of the loop can encode or decode.
+CHUNK_BYTES = 1024 * 1024
+_ROW = 64  # what a row costs beside its output, in bytes that take as long
+_PANEL = 500
 
 
 class Decision(msgspec.Struct):
@@ -85,50 +94,109 @@ class _Body(msgspec.Struct, array_like=True):
     uids: list[str | None]
     results: list[_Result]
     contexts: dict[int, Any]  # the queries' own, by place
+    # Of a batch that was cut, by place: the first row of each further part.
+    cuts: dict[int, list[int]] = {}
+    # Of a further part, which is its chunk's only decision: the batch's nonce, and the
+    # part's first row.
+    part_of: tuple[int, int] | None = None
 
 
-_encode = encode_context = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Body).decode
 
+_NO_CONTEXT = msgspec.Raw(_encode(None))
 
-def encode_chunk(nonces: Sequence[int], mades: Sequence[Made], at: float) -> Chunk:
-    """One chunk of decisions with their nonces, which need not be in order."""
+
+def encode_chunks(
+    nonces: Sequence[int], mades: Sequence[Made], at: float
+) -> Iterator[Chunk]:
+    """Decisions with their nonces, which need not be in order: first the further parts of
+    batches that are cut, last the one chunk of all decisions. Each chunk is made when it
+    is asked for, and holds about CHUNK_BYTES, if `mades` but for the batches do."""
     first = min(nonces)
+    results: list[_Result] = []
+    cuts: dict[int, list[int]] = {}
+    for place, (nonce, made) in enumerate(zip(nonces, mades, strict=True)):
+        output = made.outputs
+        if type(output) is bytes and len(output) <= LARGEST:
+            results.append(output)
+        elif type(output) is not list:
+            results.append(_result(output))
+        else:
+            parts = _parts(output)
+            _, head = next(parts)
+            results.append({_ROWS: head})
+            for start, rows in parts:
+                cuts.setdefault(place, []).append(start)
+                number = _number(nonce, start)
+                body = _body([made], [0], [{_ROWS: rows}])
+                body.part_of = (nonce, start)
+                yield Chunk(number, number, at, _encode(body))
+    body = _body(mades, [nonce - first for nonce in nonces], results)
+    body.cuts = cuts
+    yield Chunk(first, max(nonces), at, _encode(body))
+
+
+def _body(mades: Sequence[Made], offsets: list[int], results: list[_Result]) -> _Body:
     choices: dict[int, Choice] = {id(made.choice): made.choice for made in mades}
     places = {known: place for place, known in enumerate(choices)}
-    body = _Body(
+    return _Body(
         [_written(choice) for choice in choices.values()],
-        [nonce - first for nonce in nonces],
+        offsets,
         [made.application for made in mades],
         [places[id(made.choice)] for made in mades],
         [made.subject.uid for made in mades],
-        [
-            output
-            if type(output := made.outputs) is bytes and len(output) <= LARGEST
-            else _results(output)
-            for made in mades
-        ],
+        results,
         {
-            place: context
+            place: _kept(made.subject.context)
             for place, made in enumerate(mades)
-            if made.subject.context is not None and (context := _context(made)) is not None
+            if made.subject.context is not None and made.choice.context is None
         },
     )
-    return Chunk(first, max(nonces), at, _encode(body))
 
 
-def _results(outputs: Any) -> _Result:
-    if type(outputs) is list:
-        return {_ROWS: [_result(output) for output in outputs]}
-    return _result(outputs)
+def _number(nonce: int, start: int) -> int:
+    """What the part of a batch from row `start` on is kept under: beyond all nonces, which
+    have 63 bits. Two batches in 2**47 share theirs; the chunk says whose it is."""
+    return 1 << 63 | (nonce << 16 | start) & (1 << 63) - 1
 
 
-def _context(made: Made) -> Any:
-    """The query's context, if it is worth keeping."""
-    context = made.subject.context
-    if context is None or made.choice.context is not None:
+def _parts(outputs: Sequence[Any]) -> Iterator[tuple[int, list[_Result]]]:
+    """The rows of a batch, as written, in parts of about CHUNK_BYTES; each with the index
+    of its first."""
+    rows: list[_Result] = []
+    start = size = 0
+    for index, output in enumerate(outputs):
+        result = _result(output)
+        weight = _weight(result)
+        if rows and size + weight > CHUNK_BYTES:
+            yield start, rows
+            rows, start, size = [], index, 0
+        rows.append(result)
+        size += weight
+    yield start, rows
+
+
+def _weight(result: _Result) -> int:
+    if isinstance(result, _Panel):
+        return _ROW + _PANEL + sum([len(text) for text in result.texts if text])
+    return _ROW + (len(result) if result else 0)
+
+
+def encode_context(context: Any) -> bytes | None:
+    """A context, or what a policy made of one, as it is written; None if it cannot be."""
+    try:
+        return _encode(context)
+    except (TypeError, ValueError, OverflowError, RecursionError):
         return None
-    return context if len(encode_context(context)) <= LARGEST else None
+
+
+def _kept(context: Any) -> msgspec.Raw:
+    """A context as it is written, if it is worth keeping."""
+    if context is None:
+        return _NO_CONTEXT
+    text = encode_context(context)
+    return _NO_CONTEXT if text is None or len(text) > LARGEST else msgspec.Raw(text)
 
 
 def _written(choice: Choice) -> _Choice:
@@ -138,7 +206,7 @@ def _written(choice: Choice) -> _Choice:
         tuple(choice.odds),
         choice.index,
         choice.propensity,
-        choice.context,
+        _kept(choice.context),
     )
 
 
@@ -160,27 +228,38 @@ class DecodedChunk:
     """A chunk in memory."""
 
     def __init__(self, chunk: Chunk) -> None:
-        self._first = chunk.first
         try:
             self._body = _decode(chunk.body)
         except msgspec.DecodeError as error:
             raise StoreError(f"a chunk of decisions makes no sense: {error}") from error
+        # the nonce that offsets count from, and the row that a batch's rows begin with
+        self._first, self._start = self._body.part_of or (chunk.first, 0)
         self._places = {offset: n for n, offset in enumerate(self._body.offsets)}
 
     def __iter__(self) -> Iterator[tuple[int, int, Decision]]:
         """Every decision with its nonce and row."""
         for offset, place in self._places.items():
-            for index in range(len(self._rows(place))):
+            for index in range(self._start, self._start + len(self._rows(place))):
                 decision = self.find(self._first + offset, index)
                 assert decision is not None
                 yield self._first + offset, index, decision
+
+    def elsewhere(self, nonce: int, index: int) -> int | None:
+        """The number under which the part of a batch with this row is kept, if it is not
+        here."""
+        place = self._places.get(nonce - self._first)
+        starts = None if place is None else self._body.cuts.get(place)
+        if not starts or index < starts[0]:
+            return None
+        return _number(nonce, starts[bisect_right(starts, index) - 1])
 
     def find(self, nonce: int, index: int) -> Decision | None:
         place = self._places.get(nonce - self._first)
         if place is None:
             return None
         rows, body = self._rows(place), self._body
-        if index >= len(rows):
+        index -= self._start
+        if not 0 <= index < len(rows):
             return None
         result = rows[index]
         if type(result) is list:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from clipper.clock import Clock
 from clipper.errors import ClipperError, Overloaded, StoreError
 from clipper.learning.chunks import (
+    CHUNK_BYTES,
     Decision,
+    DecodedChunk,
     decode_chunk,
-    encode_chunk,
+    encode_chunks,
     encode_context,
     to_decision,
 )
@@ -40,15 +42,17 @@ _PANEL = 1000  # of a panel beside its members' outputs
 _ROW = 100  # of one row of a batch beside its output
 _NUMBER = 40  # of a number in a context
 
-# A chunk is written when it has this many decisions, or decisions of this many bytes, or
-# when it is this old.
+# A chunk is written when it has this many decisions, or CHUNK_BYTES, or when it is this
+# old.
 CHUNK = 1000
-CHUNK_BYTES = 1024 * 1024
 CHUNK_SECONDS = 0.5
 _UNWRITTEN = 8  # chunks on their way to the disk; beyond, decisions stay in memory only
 
-_DECODED = 64  # chunks from the disk that are kept decoded
+# Chunks from the disk that are kept decoded: how many, and of how many bytes as written.
+_DECODED = 64
+_DECODED_BYTES = 16 * 1024 * 1024
 _ASKED = 10_000  # lookups that wait for the disk
+_AT_ONCE = 50  # lookups in one turn of the loop, where the disk is not needed
 
 
 _LOST = RowError("", "")
@@ -95,7 +99,7 @@ class Decisions:
         self._next_bytes = 0
         self._armed = False
         self._writing = 0
-        self._decoded: OrderedDict[int, tuple[Chunk, Any]] = OrderedDict()
+        self._decoded: OrderedDict[int, tuple[Chunk, DecodedChunk]] = OrderedDict()
         self._asked: deque[tuple[int, int, Found]] = deque()
         self._reading = False
         self.written = 0
@@ -164,17 +168,21 @@ class Decisions:
             self._lose(len(decided))
             return
         self._writing += 1
-        chunk = encode_chunk(nonces, decided, self._clock.wall())
-        self._spawn(self._write(chunk, len(decided)))
+        self._spawn(self._write(nonces, decided, self._clock.wall()))
 
-    async def _write(self, chunk: Chunk, decisions: int) -> None:
+    async def _write(self, nonces: list[int], decided: list[Made], at: float) -> None:
         try:
-            await self._log.put_chunk(chunk)
+            for chunk in encode_chunks(nonces, decided, at):
+                await self._log.put_chunk(chunk)
+                self.written_bytes += len(chunk.body)
+                await asyncio.sleep(0)  # encoding the next takes a moment; queries go first
         except ClipperError:
-            self._lose(decisions)
+            self._lose(len(decided))
+        except Exception:
+            logger.exception("decisions cannot be encoded")
+            self._lose(len(decided))
         else:
-            self.written += decisions
-            self.written_bytes += len(chunk.body)
+            self.written += len(decided)
         finally:
             self._writing -= 1
 
@@ -209,8 +217,12 @@ class Decisions:
 
     async def _read(self) -> None:
         """Serve the lookups, one after another: they often meet in one chunk."""
+        served = 0
         try:
             while self._asked:
+                served += 1
+                if served % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 nonce, row, found = self._asked.popleft()
                 error: ClipperError | None
                 try:
@@ -228,19 +240,28 @@ class Decisions:
             self._reading = False
 
     async def _look_up(self, nonce: int, row: int) -> Decision | None:
-        decoded = next((d for c, d in self._decoded.values() if c.first <= nonce <= c.last),
-                       None)  # fmt: skip
-        if decoded is None:
-            chunk = await self._log.chunk_of(nonce)
-            if chunk is None:
-                return None
-            await asyncio.sleep(0)  # decoding takes a moment; queries go first
-            decoded = decode_chunk(chunk)
-            self._decoded[chunk.first] = (chunk, decoded)
-            if len(self._decoded) > _DECODED:
-                self._decoded.popitem(last=False)
-        decision: Decision | None = decoded.find(nonce, row)
-        return decision
+        decoded = await self._chunk(nonce)
+        part = None if decoded is None else decoded.elsewhere(nonce, row)
+        if part is not None:
+            decoded = await self._chunk(part)
+        return None if decoded is None else decoded.find(nonce, row)
+
+    async def _chunk(self, number: int) -> DecodedChunk | None:
+        """The chunk that may hold a nonce, or that is kept under the number of a part."""
+        for chunk, decoded in self._decoded.values():
+            if chunk.first <= number <= chunk.last:
+                return decoded
+        found = await self._log.chunk_of(number)
+        if found is None:
+            return None
+        await asyncio.sleep(0)  # decoding takes a moment; queries go first
+        decoded = decode_chunk(found)
+        self._decoded[found.first] = (found, decoded)
+        held = sum([len(kept.body) for kept, _ in self._decoded.values()])
+        while len(self._decoded) > _DECODED or held > _DECODED_BYTES:
+            _, (oldest, _) = self._decoded.popitem(last=False)
+            held -= len(oldest.body)
+        return decoded
 
 
 def _size(made: Made) -> int:
@@ -269,7 +290,7 @@ def _size_of(output: Any) -> int:
 
 
 def _size_of_context(context: Any) -> int:
-    """Of the usual one at a glance, of another by what it is as text."""
+    """Of the usual one at a glance, of another by what it is as written."""
     if type(context) is list and type(context[0] if context else None) is float:
         return _NUMBER * len(context)
-    return 8 * len(encode_context(context))
+    return 8 * len(encode_context(context) or b"")

@@ -123,6 +123,8 @@ def test_0_and_the_string_0_are_one_user() -> None:
         (b'"deadline_ms": 1e999', ""),
         (b'"cache": 1', "$.cache"),
         (b'"context": ' + b"[" * 65 + b"]" * 65, "$.context"),
+        (b'"context": {"a": 1' + b"0" * 30 + b"}", "64 bits) at $.context"),
+        (b'"context": [1.0, -1' + b"0" * 30 + b"]", "64 bits) at $.context"),
     ],
 )
 def test_faults_of_the_envelope(field: bytes, path: str) -> None:

@@ -126,6 +126,12 @@ def test_labels_of_one_request_are_bounded_together(
         decode({"feedback": pieces}, media)
 
 
+def test_integers_in_a_context_have_64_bits() -> None:
+    body = {"query_id": "q", "reward": 1, "context": {"a": 10**30}}
+    with pytest.raises(InvalidInput, match=r"64 bits\) at \$\.context"):
+        decode(body, JSON)
+
+
 def test_feedback_takes_no_parameters() -> None:
     no_parameters("")
     with pytest.raises(InvalidInput):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 
 from clipper.choosing import Choice
 from clipper.errors import StoreError
-from clipper.learning.chunks import LARGEST, decode_chunk, encode_chunk, to_decision
+from clipper.learning.chunks import (
+    CHUNK_BYTES,
+    LARGEST,
+    decode_chunk,
+    encode_chunks,
+    to_decision,
+)
 from clipper.learning.decisions import Made
 from clipper.selection.policy import Subject
 from clipper.store.base import Chunk
@@ -39,6 +46,11 @@ def panel(
 def made(outputs: Any, index: int | None = 1, **more: Any) -> Made:
     subject = Subject(more.get("uid"), more.get("context"))
     return Made(9, choice(index, more.get("features")), subject, outputs)
+
+
+def one(chunks: Iterator[Chunk]) -> Chunk:
+    (chunk,) = chunks
+    return chunk
 
 
 texts = st.binary(max_size=20)
@@ -71,7 +83,7 @@ ensembles = st.builds(
     st.dictionaries(st.integers(0, 2**63 - 1), singles | ensembles, min_size=1, max_size=8)
 )
 def test_a_decision_from_the_disk_is_the_one_in_memory(decided: dict[int, Made]) -> None:
-    chunk = encode_chunk(list(decided), list(decided.values()), 12.5)
+    chunk = one(encode_chunks(list(decided), list(decided.values()), 12.5))
     assert (chunk.first, chunk.last) == (min(decided), max(decided)) and chunk.at == 12.5
     decoded = decode_chunk(chunk)
     rows = 0
@@ -88,7 +100,7 @@ def test_a_decision_from_the_disk_is_the_one_in_memory(decided: dict[int, Made])
 def test_a_choice_shared_is_written_once() -> None:
     shared = choice()
     many = [(n, Made(9, shared, Subject(), b"1")) for n in range(1000)]
-    assert len(encode_chunk(*zip(*many, strict=True), 0.0).body) < 20_000
+    assert len(one(encode_chunks(*zip(*many, strict=True), 0.0)).body) < 20_000
 
 
 def test_under_a_single_choice_the_output_is_the_arms() -> None:
@@ -140,7 +152,7 @@ def test_the_context_is_what_the_policy_made_of_it_or_the_querys(
     context: Any, features: Any, expected: Any
 ) -> None:
     decided = made(b"1", context=context, features=features)
-    found = decode_chunk(encode_chunk([3], [decided], 0.0)).find(3, 0)
+    found = decode_chunk(one(encode_chunks([3], [decided], 0.0))).find(3, 0)
     assert found is not None and found.context == expected
 
 
@@ -148,3 +160,76 @@ def test_the_context_is_what_the_policy_made_of_it_or_the_querys(
 def test_a_body_that_makes_no_sense_is_told(body: bytes) -> None:
     with pytest.raises(StoreError, match="makes no sense"):
         decode_chunk(Chunk(0, 1, 0.0, body))
+
+
+# -- contexts that cannot be written -------------------------------------------------------
+
+
+class Stranger:
+    """What no file format knows."""
+
+
+@pytest.mark.parametrize("context", [[1.0, 10**30], Stranger(), {"a": "\ud800"}])
+@pytest.mark.parametrize("whose", ["context", "features"])
+def test_a_context_that_cannot_be_written_costs_no_other_decision(
+    context: Any, whose: str
+) -> None:
+    decided = [made(b"1", uid="bob"), made(b"2", **{whose: context}), made(b"3")]
+    decoded = decode_chunk(one(encode_chunks([1, 2, 3], decided, 0.0)))
+    found = [decoded.find(nonce, 0) for nonce in (1, 2, 3)]
+    assert [decision and decision.answer for decision in found] == [b"1", b"2", b"3"]
+    assert found[1] is not None and found[1].context is None
+
+
+def test_features_past_the_limit_are_not_written() -> None:
+    decided = made(b"1", features=["x" * LARGEST])
+    found = decode_chunk(one(encode_chunks([1], [decided], 0.0))).find(1, 0)
+    assert found is not None and found.context is None
+
+
+# -- parts of a batch ----------------------------------------------------------------------
+
+
+def rows_of(count: int, size: int) -> list[Any]:
+    return [b"%d" % n + b"x" * size for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "index"),
+    [
+        (rows_of(2000, 3000), 1),
+        (rows_of(65_535, 0), 1),
+        ([FAILED] * 65_535, 1),
+        ([panel([b"1" * 1000] * 3, (0,), b"1", 0.5)] * 3000, None),
+    ],
+)
+def test_a_large_batch_is_cut(outputs: list[Any], index: int | None) -> None:
+    batch, other = made(outputs, index, uid="ann", context=[1.0]), made(b"7", uid="bob")
+    nonces, decided = [2**63 - 2, 2**63 - 1], [batch, other]
+    chunks = list(encode_chunks(nonces, decided, 12.5))
+    assert len(chunks) > 2 and all(chunk.at == 12.5 for chunk in chunks)
+    assert all(len(chunk.body) < 1.1 * CHUNK_BYTES for chunk in chunks)
+    *parts, head = chunks
+    assert (head.first, head.last) == (min(nonces), max(nonces))
+    assert all(2**63 <= part.first == part.last < 2**64 for part in parts)
+    decoded = {chunk.first: decode_chunk(chunk) for chunk in chunks}
+    first = decoded[head.first]
+    for row in range(0, len(outputs), 17):
+        place = first.elsewhere(nonces[0], row)
+        where = first if place is None else decoded[place]
+        assert where.find(nonces[0], row) == to_decision(batch, row)
+    assert first.find(nonces[1], 0) == to_decision(other, 0)
+    assert first.elsewhere(nonces[1], 0) is None and first.elsewhere(5, 0) is None
+    listed = [(nonce, row) for chunk in decoded.values() for nonce, row, _ in chunk]
+    expected = [(nonces[0], row) for row in range(len(outputs))]
+    assert sorted(listed) == [*expected, (nonces[1], 0)]
+
+
+def test_a_part_knows_whose_it_is() -> None:
+    """Numbers of parts may meet where nonces are 2**47 apart."""
+    outputs = rows_of(1000, 3000)
+    part, _ = map(decode_chunk, list(encode_chunks([5], [made(outputs)], 0.0))[-2:])
+    start = next(iter(part))[1]
+    assert part.find(5, start) is not None
+    assert part.find(5 + 2**47, start) is None
+    assert part.find(5, 0) is None and part.find(5, 1000) is None

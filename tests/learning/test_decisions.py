@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,6 +168,53 @@ async def test_a_chunk_is_no_larger_than_a_turn_of_the_loop_can_bear(desk: Desk)
     assert (await desk.found(3, 9999)).answer == b"12345678"  # type: ignore[union-attr]
 
 
+async def test_a_large_batch_is_kept_in_parts(desk: Desk) -> None:
+    """Each is written, and later read, in a turn of its own."""
+    outputs = [b"%d" % n + b"x" * 3000 for n in range(2000)]
+    desk.keep(7)
+    desk.keep(8, outputs)
+    await desk.loop.work()
+    desk.another_life()
+    for row in (0, 1, 340, 999, 1999):
+        assert (await desk.found(8, row)).answer == outputs[row]  # type: ignore[union-attr]
+    assert await desk.found(8, 2000) is None and await desk.found(7) is not None
+    chunks = await desk.log.chunks(0, 100)
+    assert len(chunks) > 4
+    assert all(len(chunk.body) < 1.1 * module.CHUNK_BYTES for _, chunk in chunks)
+
+
+@pytest.mark.parametrize("context", [{"a": 10**30}, [1.0, 10**30], object()])
+@pytest.mark.parametrize("whose", ["query", "policy"])
+async def test_a_context_that_cannot_be_written_costs_nothing_else(
+    desk: Desk, context: Any, whose: str
+) -> None:
+    desk.keep(1)
+    if whose == "query":
+        desk.keep(2, subject=Subject(None, context))
+    else:
+        desk.keep(2, choice=desk.new_choice(context))
+    desk.decisions.flush()
+    await desk.loop.work()
+    assert (desk.decisions.written, desk.decisions.lost) == (2, 0)
+    desk.another_life()
+    assert await desk.found(1) is not None and await desk.found(2) is not None
+
+
+async def test_a_chunk_that_cannot_be_made_takes_no_place(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    for nonce in range(module._UNWRITTEN + 1):
+        desk.keep(nonce, subject=Subject("\ud800"))
+        desk.decisions.flush()
+        await desk.loop.work()
+    assert desk.decisions.lost == module._UNWRITTEN + 1
+    assert "cannot be encoded" in caplog.text
+    desk.keep(99)
+    desk.decisions.flush()
+    await desk.loop.work()
+    assert desk.decisions.written == 1
+
+
 async def test_an_earlier_life_is_remembered(desk: Desk) -> None:
     for nonce in (10, 11, 14):
         desk.keep(nonce, subject=Subject(f"user{nonce}"))
@@ -271,6 +319,40 @@ async def test_decoded_chunks_have_a_bound(
     for nonce in (0, 1, 2, 3, 4, 5, 6, 7, 0):
         assert await desk.found(nonce) is not None
     assert len(desk.decisions._decoded) == 3
+
+
+async def test_decoded_chunks_have_a_bound_in_bytes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for nonce in range(4):
+        desk.keep(nonce, b"x" * 4000)
+        desk.decisions.flush()
+        await desk.loop.work()
+    size = len((await desk.log.chunks(0, 1))[0][1].body)
+    monkeypatch.setattr(module, "_DECODED_BYTES", 2 * size)
+    desk.another_life()
+    for nonce in (0, 1, 2, 3, 0):
+        assert await desk.found(nonce) is not None
+    assert list(desk.decisions._decoded) == [3, 0]
+    monkeypatch.setattr(module, "_DECODED_BYTES", size - 1)
+    assert await desk.found(2) is not None  # larger than all that may be kept
+    assert not desk.decisions._decoded
+
+
+async def test_lookups_without_the_disk_let_others_go_between(desk: Desk) -> None:
+    for nonce in range(CHUNK):
+        desk.keep(nonce)
+    await desk.loop.work()
+    desk.another_life()
+    told = [desk.find(nonce) for nonce in range(CHUNK)]
+    reading = asyncio.create_task(desk.loop.spawned.pop())
+    turns, before = [0], 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        now = sum(map(bool, told))
+        turns.append(now - before)
+        before = now
+    assert before == CHUNK and max(turns) <= module._AT_ONCE
 
 
 async def test_too_many_lookups_are_refused_and_the_others_served(

@@ -77,7 +77,10 @@ class QueryIds:
         self._signers[number] = _signer(key)
 
     def sign_with(self, key: bytes, number: int) -> None:
-        """Issue ids with this key from now on; those of the last one stay valid."""
+        """Issue ids with this key from now on; those of the last one stay valid. To say
+        the same again changes nothing."""
+        if number == self._number:
+            return
         self._signers = {
             self._number: self._signers[self._number],
             number: _signer(key),

@@ -13,6 +13,8 @@ class QueryKeys:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        # All mutable state: whether a change is under way.
+        self._changing = False
 
     async def open(self) -> QueryIds:
         """Query ids with this period's key; those of the last period, and of the time
@@ -26,13 +28,17 @@ class QueryKeys:
         return ids
 
     def due(self, ids: QueryIds) -> bool:
-        """Whether another period has begun."""
-        return key_number(self._clock.wall()) != ids.number
+        """Whether another period has begun, and nobody is about to change the key."""
+        return not self._changing and key_number(self._clock.wall()) != ids.number
 
     async def change(self, ids: QueryIds) -> None:
         """Sign with this period's key from now on."""
         number = key_number(self._clock.wall())
-        ids.sign_with(await self._key(number), number)
+        self._changing = True
+        try:
+            ids.sign_with(await self._key(number), number)
+        finally:
+            self._changing = False
 
     async def _key(self, number: int) -> bytes:
         return await self._store.secret(f"query-key-{number}")

@@ -176,3 +176,12 @@ def test_a_stamp_goes_over_to_the_new_key_within_a_second() -> None:
     assert QueryIds(KEY, clock, 7).read(stamp.issue(clock.now()).decode()).arm == 1
     clock.move(1.0)
     assert QueryIds(bytes(32), clock, 8).read(stamp.issue(clock.now()).decode()).arm == 1
+
+
+def test_to_sign_with_the_same_key_again_loses_none() -> None:
+    clock = ManualClock()
+    ids = QueryIds(KEY, clock, 7)
+    old = ids.stamp(1, 1, 1, 1.0).issue(clock.now()).decode()
+    for _ in range(2):
+        ids.sign_with(bytes(32), 8)
+    assert ids.read(old).arm == 1

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from clipper.application import Application
 from clipper.batching.job import Job
 from clipper.cache import PredictionCache
 from clipper.catalog import Catalog
@@ -30,7 +31,7 @@ from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
 from clipper.registration import check_application
 from clipper.selection.registry import load_policy
 from clipper.store.base import Change, DeleteApplication, PutApplication, PutModel, Store
-from clipper.tasks import Tasks
+from clipper.tasks import Tasks, to_its_end
 from clipper.values import ModelId
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,12 @@ class Engine:
         self.token = (await self.store.secret("admin-token")).hex()
         self._inventory.restore(state)
         self.learning = self._make_learning()
-        await asyncio.gather(*map(self.learning.restore, state.applications.values()))
+        refresh = self._inventory.refresh
+        await asyncio.gather(
+            *(self.learning.restore(r, refresh) for r in state.applications.values())
+        )
         self._inventory.begin(self.learning, self.ids)
+        self._tasks.spawn(self.learning.drop_left())
         self._tick()
         await self._drop_unused_blobs()
 
@@ -157,9 +162,11 @@ class Engine:
 
     async def delete_application(self, name: str) -> None:
         async with self._changing():
-            number = self.application(name).number
-            await self._inventory.commit(DeleteApplication(name))
-            await self.learning.drop(number)
+            await to_its_end(self._delete_application(self.application(name)))
+
+    async def _delete_application(self, application: Application) -> None:
+        await self._inventory.commit(DeleteApplication(application.name))
+        await self.learning.drop(application.number)
 
     async def link(self, name: str, models: list[str]) -> None:
         """Add candidate models, which must exist, to an application."""
@@ -190,7 +197,8 @@ class Engine:
 
     async def set_policy(self, name: str, policy: PolicySettings) -> ApplicationRecord:
         """Change how an application chooses among its models. What was learned is kept
-        where it means something to the new policy."""
+        where it means something to the new policy. A disk that is full once the record
+        is kept puts the change off until there is room."""
         async with self._changing():
             application = self.application(name)
             record, learner = application.record, application.learner
@@ -203,11 +211,12 @@ class Engine:
                     previous_generation=learner.generation,
                 )
             )
-            await self._inventory.commit(PutApplication(record))
-            error = await self.learning.change_policy(record, self._inventory.refresh)
-            if error is not None:
-                raise error
+            await to_its_end(self._set_policy(record))
         return record
+
+    async def _set_policy(self, record: ApplicationRecord) -> None:
+        await self._inventory.commit(PutApplication(record))
+        await self.learning.change_policy(record, self._inventory.refresh)
 
     # -- models -------------------------------------------------------------------------
 

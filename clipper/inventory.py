@@ -7,7 +7,9 @@ changes between two turns of the loop, never within one.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
+from collections.abc import Sequence
 
 from clipper.application import Application
 from clipper.batching.job import Job
@@ -21,8 +23,12 @@ from clipper.learning.service import Learning
 from clipper.model import Model
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, ModelRecord, State
+from clipper.selection.policy import SelectionPolicy
 from clipper.store.base import Change, Store
+from clipper.tasks import to_its_end
 from clipper.values import ModelId
+
+logger = logging.getLogger(__name__)
 
 
 class Inventory:
@@ -41,7 +47,7 @@ class Inventory:
         self._cache = cache
         # All mutable state: what is registered, changed by `commit` alone, and what stands
         # for it; versions that are up and wait for their commit; what every application
-        # needs, from `begin` on.
+        # needs, from `begin` on, and whether that was.
         self.catalog = Catalog(State(), settings.limits)
         self.applications: dict[str, Application] = {}
         self.feedback: dict[str, Feedback] = {}
@@ -49,6 +55,7 @@ class Inventory:
         self._incoming: dict[ModelId, Model] = {}
         self._learning: Learning
         self._ids: QueryIds
+        self._begun = False
 
     def __repr__(self) -> str:
         return (
@@ -71,6 +78,7 @@ class Inventory:
         """Make the applications, whose learners are there by now."""
         self._learning = learning
         self._ids = ids
+        self._begun = True
         self.refresh()
 
     def application(self, name: str) -> Application:
@@ -92,18 +100,7 @@ class Inventory:
     async def commit(self, *changes: Change) -> None:
         """Make changes durable, then let queries see them. Once begun this goes on to
         its end, even where the caller is cancelled: memory and disk hold the same."""
-        writing = asyncio.ensure_future(self._write(changes))
-        cancelled: asyncio.CancelledError | None = None
-        while not writing.done():
-            try:
-                await asyncio.wait((writing,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        failed = writing.exception()  # asked for in any case, else it is logged as lost
-        if cancelled is not None:
-            raise cancelled
-        if failed is not None:
-            raise failed
+        await to_its_end(self._write(changes))
 
     async def commit_with(self, model: Model, *changes: Change) -> None:
         """The same where a change registers a version that is up already."""
@@ -120,6 +117,8 @@ class Inventory:
 
     def refresh(self) -> None:
         """Bring applications and models in line with the catalog, in one turn."""
+        if not self._begun:
+            return
         catalog = self.catalog
         for model_record in catalog.models.values():
             model_id = ModelId(model_record.name, model_record.version)
@@ -146,7 +145,7 @@ class Inventory:
 
     def _connect(self, application: Application, record: ApplicationRecord) -> None:
         """Give an application the models that its record leads to."""
-        candidates = application.learner.policy.candidates(record.models)
+        candidates = _candidates(application.learner.policy, record)
         found = [self.catalog.arm(name) for name in candidates]
         linked = [r for r in found if r is not None and r.name in record.models]
         current = [self.model(r.name, r.version) for r in linked]
@@ -191,3 +190,13 @@ class Inventory:
             application, self._learning, self._ids, self._clock, self.models
         )
         return application
+
+
+def _candidates(policy: SelectionPolicy, record: ApplicationRecord) -> Sequence[str]:
+    """Those that the policy leaves to choose from; all models of the application if it, a
+    program's own, fails to say: the record is kept already, and others must be served."""
+    try:
+        return [*policy.candidates(record.models)]
+    except Exception:
+        logger.exception("policy %s names no candidates for %s", policy.name, record.name)
+        return record.models

@@ -64,7 +64,13 @@ def _check_policy(
     loss = make_loss(spec.loss)
     if isinstance(policy, Ensemble):
         make_combiner(policy, loss)
-    for name in policy.candidates(models):
+    try:
+        candidates = [*policy.candidates(models)]
+    except InvalidInput:
+        raise
+    except Exception as error:  # a program's own
+        raise InvalidInput(f"policy {policy.name} does not work: {error!r:.300}") from error
+    for name in candidates:
         model = name.partition(":")[0]
         if models and model not in models:
             raise InvalidInput(

@@ -1,19 +1,40 @@
-"""Tasks that nobody waits for, each kept until it ends and told of if it fails."""
+"""Work that goes on to its end, whoever waits for it: tasks in the background, and changes
+that a caller who leaves must not tear."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from clipper.errors import ClipperError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives. Once begun it goes on to its end, even where the caller is
+    cancelled, which is told after that."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    failed = task.exception()  # asked for in any case, else it is logged as lost
+    if cancelled is not None:
+        raise cancelled
+    if failed is not None:
+        raise failed
+    return task.result()
+
 
 class Tasks:
-    """The background tasks of a server."""
+    """The background tasks of a server, each kept until it ends and told of if it fails."""
 
     def __init__(self) -> None:
         # All mutable state: the tasks that run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from engine_room import (
@@ -14,21 +15,35 @@ from engine_room import (
     ask,
     deploy,
     fakes_of,
+    quiet,
     spec,
     submit,
     turns,
 )
 from fakes import ManualClock
+from msgspec.structs import replace
 
-from clipper.application import GONE
+from clipper.application import GONE, NOBODY
 from clipper.batching.job import EXPIRED
 from clipper.config import Settings
 from clipper.engine import Engine
-from clipper.errors import Conflict, InvalidInput, NotFound, TooManyRequests, Unavailable
+from clipper.errors import (
+    Conflict,
+    DiskFull,
+    InvalidInput,
+    NotFound,
+    StoreError,
+    TooManyRequests,
+    Unavailable,
+)
 from clipper.learning import events
+from clipper.learning.service import PRUNE_SECONDS
 from clipper.model import STOPPED
 from clipper.pieces import Item
+from clipper.query_id import PERIOD
 from clipper.records import PolicySettings
+from clipper.selection.combine import Combiner
+from clipper.store.base import AppendDone, DeleteApplication, PutApplication
 from clipper.workers.replica_set import State
 
 # -- applications ----------------------------------------------------------------------
@@ -141,8 +156,9 @@ async def test_a_kill_before_the_log_knows_of_a_policy_leaves_its_entries_to_the
     item = Item((await ask(engine)).query_id, reward=1.0)
     engine.feedback["app"].take(item, lambda duplicate, error: None)
     await turns()
+    untold = []
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "append", lambda *batch: None)
+        patch.setattr(disk, "append", lambda *batch: untold.append(batch))
         change = asyncio.create_task(engine.set_policy("app", PolicySettings("exp3")))
         await turns()
     await disk.close()
@@ -155,9 +171,208 @@ async def test_a_kill_before_the_log_knows_of_a_policy_leaves_its_entries_to_the
     assert event.before == PolicySettings("ucb1") and event.before_generation == 1
     assert after.learning.learners[number].policy.name == "exp3"
     await after.drain(0.0)
+    for _, _, done in untold:  # of the server that died, so that it ends
+        done(None, StoreError("the store is closed"))
+    await change
+
+
+async def gone(engine: Engine, name: str) -> bool:
+    """Whether nothing is left of an application once the tasks are done."""
+    await quiet(engine)
+    return name not in engine.applications and await engine.store.applications() == []
+
+
+async def teach(engine: Engine, disk: Disk) -> int:
+    """Register an application that learned something; its number."""
+    await deploy(engine, "m:1", "n:2")
+    spec = app("app", "m", "n", policy=PolicySettings("thompson"))
+    number = (await engine.register_application(spec)).number
+    item = Item((await ask(engine)).query_id, reward=1.0)
+    engine.feedback["app"].take(item, lambda duplicate, error: None)
+    await turns()
+    assert await disk.applications() == [number]
+    return number
+
+
+async def test_a_deletion_whose_caller_leaves_is_a_whole_one(
+    engine: Engine, disk: Disk
+) -> None:
+    number = await teach(engine, disk)
+    disk.gate = asyncio.Event()
+    change = asyncio.create_task(engine.delete_application("app"))
+    await turns()
     change.cancel()
+    await turns()
+    disk.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await change
+    assert number not in engine.learning.learners and await gone(engine, "app")
+
+
+async def test_what_a_deletion_could_not_drop_is_dropped_later(
+    engine: Engine, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(number: int) -> None:
+        raise DiskFull("the disk is full")
+
+    await teach(engine, disk)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "drop", full)
+        await engine.delete_application("app")
+        assert not await gone(engine, "app")
+    assert isinstance(engine.clock, ManualClock)
+    engine.clock.move(PRUNE_SECONDS)
+    engine.learning.tick()
+    assert await gone(engine, "app")
+
+
+async def test_a_start_drops_what_the_last_server_left(engine: Engine, disk: Disk) -> None:
+    number = await teach(engine, disk)
+    await disk.commit(DeleteApplication("app"))  # and then it died
+    await disk.close()
+    after = Engine(Settings(limits=LIMITS), disk, engine.clock)
+    await after.start()
+    assert number not in after.learning.learners and await gone(after, "app")
+    await after.drain(0.0)
+
+
+async def test_what_comes_with_a_deletion_leaves_nothing(
+    engine: Engine, disk: Disk
+) -> None:
+    number = await teach(engine, disk)
+    learner = engine.learning.learners[number]
+    engine.learning.halt(learner, "m:1#1", "in the turn of the end", lambda: None)
+    await engine.delete_application("app")
+    engine.learning.halt(learner, "n:2#2", "after the end", lambda: None)
+    await turns()
+    assert await gone(engine, "app")
+
+
+async def test_a_policy_whose_caller_leaves_is_followed(engine: Engine, disk: Disk) -> None:
+    await teach(engine, disk)
+    disk.gate = asyncio.Event()
+    change = asyncio.create_task(engine.set_policy("app", PolicySettings("hedge")))
+    await turns()
+    change.cancel()
+    await turns()
+    disk.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await change
+    application = engine.application("app")
+    assert application.record.policy.name == application.learner.policy.name == "hedge"
+
+
+async def test_a_policy_that_is_kept_is_followed_once_the_log_has_room(
+    engine: Engine, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = list[Callable[[], None]]()
+    monkeypatch.setattr(engine.learning, "_call_later", lambda _, work: later.append(work))
+
+    def full(entries: object, persons: object, done: AppendDone) -> None:
+        done(None, DiskFull("the disk is full"))
+
+    number = await teach(engine, disk)
+    learner = engine.learning.learners[number]
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "append", full)
+        for name in ("hedge", "ucb1"):
+            record = await engine.set_policy("app", PolicySettings(name))
+        await turns()
+        later.pop()()  # that of ucb1: no room yet
+        await turns()
+    assert record.policy.name == "ucb1" and learner.policy.name == "thompson"
+    assert await answer(engine) in "12"
+    while later:
+        later.pop()()
+        await turns()
+    assert (learner.policy.name, learner.generation) == ("ucb1", 3)
+    assert engine.application("app").roster.chooser.choose(NOBODY, 0.0).generation == 3
+    last = (await disk.entries(number, 0, 10))[-1]
+    assert len(await disk.entries(number, 0, 10)) == 2  # hedge was never chosen by
+    change = events.decode(last.entry.body)
+    assert isinstance(change, events.PolicyChange)
+    assert change.before == PolicySettings("thompson")
+
+
+async def test_a_start_asks_a_full_log_again_for_the_policy(
+    engine: Engine, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = list[Callable[[], None]]()
+
+    def full(entries: object, persons: object, done: AppendDone) -> None:
+        done(None, DiskFull("the disk is full"))
+
+    await teach(engine, disk)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "append", full)
+        await engine.set_policy("app", PolicySettings("hedge"))
+        await disk.close()
+        after = Engine(Settings(limits=LIMITS), disk, engine.clock)
+        made = after._make_learning()
+        monkeypatch.setattr(made, "_call_later", lambda _, work: later.append(work))
+        monkeypatch.setattr(after, "_make_learning", lambda: made)
+        await after.start()
+    assert after.application("app").learner.policy.name == "thompson"
+    [again] = later
+    again()
+    await turns()
+    application = after.application("app")
+    assert application.learner.policy.name == "hedge"
+    assert isinstance(application._combiner, Combiner)
+    await after.drain(0.0)
+    again()  # too late
+    await turns()
+
+
+async def test_a_record_that_is_refused_today_keeps_nobody_from_starting(
+    engine: Engine, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    await teach(engine, disk)
+    record = engine.application("app").record
+    pool = PolicySettings("log_pool")
+    await disk.commit(PutApplication(replace(record, policy=pool, loss="zero_one")))
+    await disk.close()
+    after = Engine(Settings(limits=LIMITS), disk, engine.clock)
+    await after.start()
+    assert await answer(after) == "1"
+    assert "the first model answers" in caplog.text and "loss log" in caplog.text
+    item = Item((await ask(after)).query_id, reward=1.0)
+    with pytest.raises(Unavailable, match="loss log"):
+        after.feedback["app"].take(item, lambda duplicate, error: None)
+    await after.set_policy("app", PolicySettings("hedge"))
+    assert after.application("app").learner.missing is None
+    await after.drain(0.0)
+
+
+async def test_one_change_of_keys_is_enough(
+    engine: Engine, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the store takes over it."""
+    await deploy(engine, "m")
+    await engine.register_application(app("app", "m"))
+    early = (await ask(engine)).query_id
+    gate, asked, secret = asyncio.Event(), list[str](), disk.secret
+
+    async def slow(name: str) -> bytes:
+        asked.append(name)
+        await gate.wait()
+        return await secret(name)
+
+    monkeypatch.setattr(disk, "secret", slow)
+    assert isinstance(engine.clock, ManualClock)
+    engine.clock.move(PERIOD - engine.clock.wall() % PERIOD - 1)
+    early_number = engine.ids.number
+    engine.clock.move(2)
+    for _ in range(3):
+        assert engine._ticker is not None
+        engine._ticker.cancel()
+        engine._tick()
+        await turns()
+    gate.set()
+    await quiet(engine)
+    assert len(asked) == 1 and engine.ids.number == early_number + 1
+    engine.clock.move(-2 * PERIOD)  # so that it is the key that decides
+    assert engine.ids.read(early).arm
 
 
 # -- the end ---------------------------------------------------------------------------

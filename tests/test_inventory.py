@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from engine_room import Disk, Workers, answer, app, deploy, spec, submit, turns
 from school import Told
 
 from clipper.engine import Engine
-from clipper.errors import DiskFull, NotFound
+from clipper.errors import DiskFull, InvalidInput, NotFound
 from clipper.learning.events import Feedback, decode
 from clipper.model import DEFAULT_OBJECTIVE, WAY_BACK
 from clipper.pieces import Item
 from clipper.records import PolicySettings
-from clipper.selection.policy import generation_of
+from clipper.selection import registry
+from clipper.selection.policy import SingleChoice, generation_of
 
 
 async def test_nothing_changes_when_a_commit_fails(
@@ -138,3 +141,38 @@ async def test_feedback_knows_every_version_that_is_deployed(engine: Engine) -> 
     event = decode(logged.body)
     assert isinstance(event, Feedback) and event.chosen[0].startswith("m:1#")
     assert generation_of(event.chosen[0]) == engine.model("m", "1").record.generation
+
+
+class Picky(SingleChoice):
+    """It raises at an application of two models."""
+
+    name = "picky"
+
+    def candidates(self, models: Sequence[str]) -> Sequence[str]:
+        if len(models) == 2:
+            raise KeyError("a bug")
+        return models
+
+    def init(self) -> Any:
+        return None
+
+    def observe(self, state: Any, seen: Any) -> Any:
+        return state
+
+    def probabilities(self, state: Any, arms: Any, context: Any) -> Any:
+        return [1.0] + [0.0] * (len(arms) - 1)
+
+
+async def test_a_policy_that_names_no_candidates_stops_no_change(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "_ADDED", {"picky": Picky})
+    await deploy(engine, "a", "b", "c")
+    await engine.register_application(app("app", "a", policy=PolicySettings("picky")))
+    with pytest.raises(InvalidInput, match="picky does not work: KeyError"):
+        await engine.link("app", ["b"])
+    await engine.link("app", ["b", "c"])
+    await engine.unlink("app", ["c"])
+    assert "KeyError" in caplog.text and await answer(engine) == "1"
+    await engine.register_application(app("other", "a"))
+    assert len(engine.application("app").models) == 2

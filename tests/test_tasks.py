@@ -1,4 +1,4 @@
-"""Background tasks are kept to their end, and told of if they fail."""
+"""Work goes on to its end, and is told of if it fails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from clipper.errors import DiskFull
-from clipper.tasks import Tasks
+from clipper.tasks import Tasks, to_its_end
 
 
 async def test_a_task_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -44,3 +44,38 @@ async def test_what_tasks_begin_is_waited_for_too() -> None:
     tasks.spawn(begin(3))
     await tasks.join()
     assert seen == [3, 2, 1, 0]
+
+
+async def test_work_goes_on_to_its_end_and_tells_it() -> None:
+    gate, ended = asyncio.Event(), []
+
+    async def work() -> int:
+        await gate.wait()
+        ended.append(1)
+        return 7
+
+    caller = asyncio.create_task(to_its_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        caller.cancel()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended == [1] and await to_its_end(work()) == 7
+
+
+async def test_work_that_fails_says_so_to_who_is_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise DiskFull("no room")
+
+    with pytest.raises(DiskFull):
+        await to_its_end(fail())
+    caller = asyncio.create_task(to_its_end(fail()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert not caplog.records

@@ -7,6 +7,7 @@ and `adopt` alone and is packed to bytes that give it back bit by bit.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -30,6 +31,23 @@ _NOTHING = Total(0.0, 0.0)
 _complained: set[str] = set()
 
 _ARRAY = 1  # msgpack's extension type for a numpy array
+
+
+def complain(policy: SelectionPolicy) -> None:
+    """A policy, a program's own, raised. That is told once and no more: the entries are in
+    the log, so they have to be got over now and at every start."""
+    if policy.name not in _complained:
+        _complained.add(policy.name)
+        logger.exception("policy %s raised; its state is what it was", policy.name)
+
+
+def begin(policy: SelectionPolicy, totals: Mapping[Arm, Total]) -> State:
+    """The state to start from where another policy has been at work before."""
+    try:
+        return policy.begin(totals)
+    except Exception:
+        complain(policy)
+        return policy.init()
 
 
 class Experience:
@@ -58,17 +76,14 @@ class Experience:
             try:
                 self.state = policy.observe(self.state, seen)
             except Exception:
-                # the entry is in the log: it has to be got over now and at every start
-                if policy.name not in _complained:
-                    _complained.add(policy.name)
-                    logger.exception("policy %s raised at entry %d", policy.name, seq)
+                complain(policy)
 
     def adopt(self, policy: SelectionPolicy) -> None:
         """Go on under this policy. Its own state is kept if it has one; another's is
         replaced by what the policy makes of the score."""
         if self.policy != policy.name:
             self.policy = policy.name
-            self.state = policy.begin(self.totals)
+            self.state = begin(policy, self.totals)
 
     def _count(self, seen: Observation) -> None:
         losses = seen.losses
@@ -98,7 +113,11 @@ class Experience:
 def _to_extension(value: Any) -> msgspec.msgpack.Ext:
     if isinstance(value, np.ndarray):
         head = msgspec.msgpack.encode([value.dtype.str, value.shape])
-        return msgspec.msgpack.Ext(_ARRAY, bytes([len(head)]) + head + value.tobytes())
+        numbers = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        return msgspec.msgpack.Ext(
+            _ARRAY,
+            b"".join((bytes([len(head)]), head, numbers.data)),  # one copy: it is large
+        )
     if isinstance(value, np.generic):  # a number that was taken out of an array
         raise NotImplementedError("a policy's state holds a numpy scalar; use float()")
     raise NotImplementedError(f"a policy's state holds a {type(value).__name__}")

@@ -6,19 +6,22 @@ Invariant: states change by `apply` alone, in the order of the log, after the co
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from clipper.errors import InvalidInput
 from clipper.learning.bloom import Bloom
 from clipper.learning.events import Event, Feedback, Halt, PolicyChange, Prior
-from clipper.learning.experience import Experience
+from clipper.learning.experience import Experience, begin, complain
 from clipper.learning.users import User, Users
 from clipper.records import PolicySettings
 from clipper.selection import crowd
-from clipper.selection.policy import Arm, SelectionPolicy, State, Total
+from clipper.selection.combine import make_combiner
+from clipper.selection.losses import make_loss
+from clipper.selection.policy import Arm, Ensemble, SelectionPolicy, State, Total
 from clipper.selection.registry import make_policy
+from clipper.selection.totals import prune
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +36,19 @@ class Learner:
         settings: PolicySettings,
         known: Bloom,
         most_users: int,
+        loss: str = "zero_one",
     ) -> None:
         self.application = application
+        self._loss = loss
         # All mutable state beside the users: the policy as of the last entry, why it
         # cannot be had (None if it can), the population, its version, which rises with
         # what is learned, arms that a guard took out with the reason, and how many
         # entries came since the last snapshot, and since when; and, beside the fold, what
-        # its users have in common, with the arms that were there lately.
+        # its users have in common, with the arms that were there lately, and the generation
+        # that was asked for last, which the log may not know yet.
         self.users = Users(application, known, most_users)
         self.missing: str | None = None
+        self.wanted = generation
         self.set_policy(generation, settings)
         self.population = Experience(self.policy)
         self.version = 0
@@ -60,17 +67,30 @@ class Learner:
         self.arms: tuple[Arm, ...] = ()
         self.policy: SelectionPolicy
         try:
-            self.policy = make_policy(settings)
+            self.policy = self._make_policy(settings)
             self.missing = None
         except InvalidInput as error:
-            # a program's own policy that it did not add this time: what it learned must
-            # not be overwritten, and predictions go on
+            # a program's own policy that it did not add this time, or one that an earlier
+            # version took: what it learned must not be overwritten, and predictions go on
             self.missing = str(error)
             self.policy = make_policy(PolicySettings())
             logger.error(
                 "the first model answers, and no feedback is taken: %s", self.missing
             )
-        self.crowd = self.policy.make_crowd()
+        self.crowd = self._make_crowd()
+
+    def _make_policy(self, settings: PolicySettings) -> SelectionPolicy:
+        policy = make_policy(settings)
+        if isinstance(policy, Ensemble):
+            make_combiner(policy, make_loss(self._loss))
+        return policy
+
+    def _make_crowd(self) -> crowd.Crowd | None:
+        try:
+            return self.policy.make_crowd()
+        except Exception:
+            complain(self.policy)
+            return None
 
     @property
     def sticky(self) -> bool:
@@ -94,14 +114,23 @@ class Learner:
         elif event.generation != self.generation:
             pass  # it was of a policy that is gone
         elif isinstance(event, Halt):
+            # beyond the bound the first ones go: a guard takes out again who is still there
             self.halted[event.arm] = event.reason
+            prune(self.halted, (event.arm,))
         else:
             prior = crowd.Prior(event.rate, event.weights)
             self.population.adopt(self.policy)
-            self.population.state = self.policy.with_prior(self.population.state, prior)
+            self._take_prior(prior)
         self.population.seq = seq
         self.version += 1
         self.unsaved += 1
+
+    def _take_prior(self, prior: crowd.Prior) -> None:
+        everybody = self.population
+        try:
+            everybody.state = self.policy.with_prior(everybody.state, prior)
+        except Exception:
+            complain(self.policy)
 
     def _learn(self, seq: int, uid: str | None, event: Feedback) -> None:
         seen, everybody = event.observation(), self.population
@@ -135,7 +164,11 @@ class Learner:
     def _recall(self) -> None:
         if self.crowd is None or self.population.policy != self.policy.name:
             return
-        prior = self.policy.prior_of(self.population.state)
+        try:
+            prior = self.policy.prior_of(self.population.state)
+        except Exception:
+            complain(self.policy)
+            return
         if prior is not None:
             self.crowd.recall(prior)
 
@@ -161,9 +194,13 @@ class Learner:
 
     def pack(self) -> bytes:
         """Everything but the users."""
-        return msgspec.msgpack.encode(
-            [self.generation, self.settings, self.halted, self.population.pack()]
-        )
+        return self.begin_pack()()
+
+    def begin_pack(self) -> Callable[[], bytes]:
+        """The same in two steps, each of which takes some milliseconds where a policy has
+        large arrays. What the second gives is as of the first."""
+        parts = (self.generation, self.settings, dict(self.halted), self.population.pack())
+        return lambda: msgspec.msgpack.encode(parts)
 
     def unpack(self, data: bytes) -> None:
         generation, settings, self.halted, population = msgspec.msgpack.decode(
@@ -185,7 +222,7 @@ class Learner:
         own = user.experience
         state = own.state
         if own.policy != self.policy.name:
-            state = self.policy.begin(own.totals)
+            state = begin(self.policy, own.totals)
         return self.policy.blend(population.state, state)
 
     def score(self, arms: Sequence[Arm], user: User | None = None) -> list[Total]:

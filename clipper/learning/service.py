@@ -14,7 +14,7 @@ from typing import Any
 
 from clipper.clock import Clock
 from clipper.config import LearningSettings
-from clipper.errors import ClipperError, StoreError
+from clipper.errors import ClipperError, NotFound, StoreError
 from clipper.learning import events
 from clipper.learning.bloom import Bloom
 from clipper.learning.decisions import Decisions
@@ -59,11 +59,13 @@ class Learning:
         self._call_later = call_later
         self._spawn = spawn
         # All mutable state beside the above: learners; who may have a kept state; the
-        # learners whose snapshot is being kept; when old entries were last dropped.
+        # learners whose snapshot is being kept; when old entries were last dropped; and
+        # whether the end has come.
         self.learners: dict[int, Learner] = {}
         self._known = Bloom()
         self._saving: set[int] = set()
         self._pruned = clock.now()
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Learning learners={len(self.learners)} {self.decisions!r}>"
@@ -74,27 +76,36 @@ class Learning:
         """The learner of an application; a new one has learned nothing."""
         learner = self.learners.get(record.number)
         if learner is None:
-            learner = self._make(record.number, record.policy_generation, record.policy)
+            learner = self._make(record, record.policy_generation, record.policy)
             learner.users.counted = True
         return learner
 
     def _has(self, learner: Learner) -> bool:
         return self.learners.get(learner.application) is learner
 
-    def _make(self, number: int, generation: int, policy: PolicySettings) -> Learner:
-        learner = self.learners[number] = Learner(
-            number, generation, policy, self._known, self._settings.users_in_memory
+    def _make(
+        self, record: ApplicationRecord, generation: int, policy: PolicySettings
+    ) -> Learner:
+        learner = self.learners[record.number] = Learner(
+            record.number,
+            generation,
+            policy,
+            self._known,
+            self._settings.users_in_memory,
+            record.loss,
         )
         return learner
 
-    async def restore(self, record: ApplicationRecord) -> None:
-        """Fold what the log holds of an application."""
+    async def restore(
+        self, record: ApplicationRecord, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Fold what the log holds of an application. `changed` as in `change_policy`."""
         kept = await self.log.learned(record.number)
         if kept.state is None:
             first = _first_policy(record, kept.entries)
-            learner = self._make(record.number, *first)
+            learner = self._make(record, *first)
         else:
-            learner = self._make(record.number, record.policy_generation, record.policy)
+            learner = self._make(record, record.policy_generation, record.policy)
             learner.unpack(kept.state)
         for seq, entry in kept.entries:
             if entry.uid is not None:
@@ -104,7 +115,7 @@ class Learning:
             learner.unsaved_since = self._clock.now()
         await self._count_users(learner)
         # whoever begins with this learner must find the policy it will have
-        await self.change_policy(record, lambda: None)
+        await self.change_policy(record, changed)
 
     async def _warm(self, learner: Learner, uid: str) -> None:
         if learner.users.get(uid) is None:
@@ -159,23 +170,32 @@ class Learning:
 
     async def change_policy(
         self, record: ApplicationRecord, changed: Callable[[], None]
-    ) -> Exception | None:
-        """The same without waiting for others; why it is not in the log, if so. `changed`
-        is called in the very turn: a query must not meet one policy here, one there."""
-        outcome: asyncio.Future[Exception | None] = (
-            asyncio.get_running_loop().create_future()
-        )
+    ) -> None:
+        """The same without waiting for others. The record is kept by now, and the next
+        start would follow it: a log that does not take the change is asked again until it
+        does. `changed` is called in the very turn in which the learner goes on: a query
+        must not meet one policy here, one there."""
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        learner = self.learners[record.number]
+        learner.wanted = record.policy_generation
 
         def followed(error: Exception | None) -> None:
             try:
-                changed()
+                if error is None:
+                    changed()
+                else:
+                    self._retry(again)
             finally:
-                outcome.set_result(error)
+                if not asked.done():
+                    asked.set_result(None)
 
-        self.follow_policy(record, followed)
+        def again() -> None:
+            if self._has(learner) and learner.wanted == record.policy_generation:
+                self.follow_policy(record, followed)
+
+        again()
         self.journal.flush()
-        # the log goes on where the caller is cancelled
-        return await asyncio.shield(outcome)
+        await asked
 
     def halt(
         self, learner: Learner, arm: str, reason: str, done: Callable[[], None]
@@ -192,7 +212,7 @@ class Learning:
             if error is None:
                 done()
             else:
-                self._call_later(RETRY_SECONDS, again)
+                self._retry(again)
 
         self._log(learner, events.Halt(arm, reason, generation), None, halted)
 
@@ -203,9 +223,16 @@ class Learning:
 
         def told(error: Exception | None) -> None:
             if error is not None:
-                self._call_later(RETRY_SECONDS, crowd.unsay)
+                self._retry(crowd.unsay)
 
         self._log(learner, news, None, told)
+
+    def _retry(self, work: Callable[[], None]) -> None:
+        def again() -> None:
+            if not self._closed:
+                work()
+
+        self._call_later(RETRY_SECONDS, again)
 
     def _log(
         self,
@@ -217,12 +244,17 @@ class Learning:
         def committed(
             outcome: int | Logged | None, kept: bytes | None, error: Exception | None
         ) -> None:
-            if isinstance(outcome, int):
-                learner.apply(outcome, None, event)
-            elif outcome is None:
-                logger.error("%r was not logged: %s", event, error)
-            done(error)
+            try:
+                if isinstance(outcome, int):
+                    learner.apply(outcome, None, event)
+                elif outcome is None:
+                    logger.error("%r was not logged: %s", event, error)
+            finally:
+                done(error)
 
+        if not self._has(learner):
+            done(NotFound("the application was deleted"))
+            return
         entry = Entry(
             learner.application, key, None, self._clock.wall(), events.encode(event)
         )
@@ -261,9 +293,20 @@ class Learning:
             users.leaving += Counter()  # without those that are 0
 
     async def drop(self, number: int) -> None:
-        """An application was deleted."""
+        """An application was deleted. What cannot be dropped now is dropped later."""
+        self.journal.flush()  # what came before is in the log before
         self.learners.pop(number, None)
-        await self.log.drop(number)
+        try:
+            await self.log.drop(number)
+        except ClipperError as error:
+            logger.error("what a deleted application left is not dropped yet: %s", error)
+
+    async def drop_left(self) -> None:
+        """Drop what is left of applications that are no more: the server ended, or the
+        disk was full, in the middle."""
+        for number in await self.log.applications():
+            if number not in self.learners:
+                await self.drop(number)
 
     # -- keeping ------------------------------------------------------------------------
 
@@ -289,6 +332,7 @@ class Learning:
 
     async def close(self) -> None:
         """Keep everything: the next start folds nothing."""
+        self._closed = True
         self.journal.flush()
         self.decisions.flush()
         for learner in list(self.learners.values()):
@@ -302,12 +346,13 @@ class Learning:
         number, seq, unsaved = learner.application, learner.population.seq, learner.unsaved
         learner.unsaved_since = None
         try:
-            population = learner.pack()
+            pack = learner.begin_pack()
+            await asyncio.sleep(0)
             dirty = [(uid, user) for uid, user in learner.users if user.dirty]
             for start in range(0, len(dirty), SLICE):
                 await self._save_users(learner, dirty[start : start + SLICE])
             if self._has(learner):
-                await self._keep(number, seq, {None: population})
+                await self._keep(number, seq, {None: pack()})
                 learner.unsaved -= unsaved
         except StoreError as error:
             logger.error("a snapshot of what was learned was not kept: %s", error)
@@ -340,6 +385,7 @@ class Learning:
                 now - settings.decision_days * DAY, settings.decision_bytes
             )
             await self.log.prune_entries(now - settings.feedback_days * DAY)
+            await self.drop_left()
         except ClipperError as error:
             logger.warning("old entries of the logs were not dropped: %s", error)
 

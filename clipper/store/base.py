@@ -187,6 +187,10 @@ class FeedbackLog(Protocol):
         up to the first that is not. In pieces, as `drop`."""
         ...
 
+    async def applications(self) -> list[int]:
+        """The applications that have entries or kept states, in order."""
+        ...
+
     async def drop(self, application: int) -> None:
         """Drop the log and the states of an application that was deleted. To be repeated
         if the server ended in the middle."""

@@ -202,6 +202,10 @@ class MemoryLog(ABC):
         for application in self._applications.values():
             application.trim(0, before)
 
+    async def applications(self) -> list[int]:
+        self._check_open()
+        return sorted(self._applications)
+
     async def drop(self, application: int) -> None:
         self._check_open()
         self._applications.pop(application, None)

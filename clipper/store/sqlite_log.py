@@ -142,6 +142,10 @@ class SQLiteLog(ABC):
         for application in await self._read(states.read_applications):
             await self._repeat(partial(feedback.prune_piece, application, before))
 
+    async def applications(self) -> list[int]:
+        found: list[int] = await self._read(states.read_all_applications)
+        return found
+
     async def drop(self, application: int) -> None:
         await self._repeat(partial(feedback.drop_piece, application))
         await self._repeat(partial(states.drop_states, application, PIECE))

@@ -49,6 +49,17 @@ SELECT CAST(json_group_array(who) AS BLOB) FROM (
 )
 """
 
+# From one number to the next by the index: there are few of them over many rows.
+_APPLICATIONS = """
+WITH RECURSIVE number (n) AS (
+  SELECT min(application) FROM {table}
+  UNION ALL
+  SELECT (SELECT min(application) FROM {table} WHERE application > n)
+  FROM number WHERE n IS NOT NULL
+)
+SELECT n FROM number WHERE n IS NOT NULL
+"""
+
 _encode = msgspec.json.Encoder().encode
 _decode_states = msgspec.json.Decoder(list[tuple[int, int, str, int]]).decode
 _decode_texts = msgspec.json.Decoder(list[str]).decode
@@ -119,6 +130,14 @@ def read_applications(connection: sqlite3.Connection) -> list[int]:
         "SELECT application FROM person INDEXED BY person_own WHERE who = ''"
     ).fetchall()
     return [application for (application,) in found]
+
+
+def read_all_applications(connection: sqlite3.Connection) -> list[int]:
+    """The applications that have entries or states."""
+    found = set()
+    for table in ("feedback", "person"):
+        found.update(connection.execute(_APPLICATIONS.format(table=table)).fetchall())
+    return sorted(application for (application,) in found)
 
 
 def write_snapshot(

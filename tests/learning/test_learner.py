@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from clipper.learning import events
+from clipper.learning import events, experience
 from clipper.learning.bloom import Bloom
 from clipper.learning.experience import Experience
 from clipper.learning.learner import Learner
 from clipper.records import PolicySettings
-from clipper.selection.policy import Total
+from clipper.selection.hedge import Hedge
+from clipper.selection.policy import MOST_ARMS, Total
 
 A, B = ARMS = ("a:1#1", "b:1#2")
 
@@ -144,6 +145,57 @@ def test_a_verdict_counts_for_its_policy_alone() -> None:
     learner.apply(2, None, change(2, "ucb1"))
     learner.apply(3, None, events.Halt(A, "slow", 1))
     assert learner.halted == {}
+
+
+def test_of_arms_that_are_out_the_last_ones_are_known() -> None:
+    learner = learner_of("canary", weights={"a": 1.0})
+    for seq in range(1, MOST_ARMS + 6):
+        learner.apply(seq, None, events.Halt(f"a:{seq}#{seq}", "slow", 1))
+    learner.apply(seq + 1, None, events.Halt(f"a:{seq}#{seq}", "slow", 1))
+    assert len(learner.halted) == MOST_ARMS
+    arms = list(learner.halted)
+    assert (arms[0], arms[-1]) == ("a:6#6", f"a:{seq}#{seq}")
+
+
+def test_a_policy_that_does_not_go_with_the_loss_is_missing() -> None:
+    pool = PolicySettings("log_pool")
+    assert Learner(3, 1, pool, Bloom(), 10, "log").missing is None
+    learner = Learner(3, 1, pool, Bloom(), 10, "zero_one")
+    assert "loss log, not zero_one" in str(learner.missing)
+    assert learner.policy.name == "static"
+
+
+@pytest.mark.parametrize("prior_too", [False, True])
+def test_hooks_that_raise_change_no_state_and_stop_nothing(
+    prior_too: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(experience, "_complained", set())
+    for hook in ("begin", "with_prior", "prior_of", *["make_crowd"][: int(prior_too)]):
+        monkeypatch.setattr(Hedge, hook, broken)
+    learner = learner_of()
+    learner.apply(1, "ann", judged(A, 1.0))
+    learner.apply(2, None, change(2, "hedge"))
+    assert learner.population.state == learner.policy.init()
+    learner.apply(3, None, events.Prior(2, 2.0, {A: 1.0}))
+    assert learner.population.seq == 3 and learner.policy.name == "hedge"
+    assert learner.state_for(learner.users.get("ann")) is not None
+    learner.apply(4, "ann", judged(A, 1.0))
+    again = learner_of("static")
+    again.unpack(learner.pack())
+    assert again.pack() == learner.pack() and total(again) == 2
+    assert caplog.text.count("KeyError: 'a bug'") == 1
+
+
+def test_what_is_packed_in_two_steps_is_as_of_the_first() -> None:
+    learner = learner_of("linucb", features=2)
+    learner.apply(1, None, judged(A, 1.0))
+    before, pack = learner.pack(), learner.begin_pack()
+    learner.apply(2, None, judged(A, 0.0))
+    learner.apply(3, None, events.Halt(A, "slow", 1))
+    assert pack() == before != learner.pack()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,3 +94,36 @@ async def test_a_state_that_cannot_be_kept_is_told(
     await slowly.life.learning.close()
     assert "policy own cannot be kept" in str(told[0])
     assert not slowly.life.learning._saving and slowly.life.learner.unsaved
+
+
+async def test_a_policy_that_cannot_begin_begins_with_nothing(
+    slowly: Slowly, own: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whoever waits for the change is told, now and at the next start."""
+
+    def broken(self: Any, totals: Any) -> Any:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Own, "begin", broken)
+    await do(slowly, ("give", "ann", 0, 1.0), ("settle",))
+    slowly.life.set_policy(PolicySettings("own"))
+    slowly.slow.release()
+    async with asyncio.timeout(10):
+        await slowly.life.learning.change_policy(slowly.life.record, lambda: None)
+    assert slowly.life.learner.population.state == {"seen": 0}
+    await do(slowly, ("give", "ann", 0, 1.0), ("settle",), ("crash",), ("settle",))
+    assert slowly.life.learner.population.state == {"seen": 1}
+    await check(slowly.life)
+
+
+async def test_whoever_logs_is_told_even_if_learning_fails(
+    slowly: Slowly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise KeyError("a bug")
+
+    told: list[Any] = []
+    monkeypatch.setattr(slowly.life.learner, "apply", broken)
+    slowly.life.learning.halt(slowly.life.learner, "a:1#1", "why", lambda: told.append(1))
+    await do(slowly, ("settle",))
+    assert told == [1]

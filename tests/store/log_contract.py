@@ -461,6 +461,20 @@ class LogContract:
             numbers[0], b"kept", await logged(store, 2)
         )
 
+    async def test_names_the_applications_that_it_holds_something_of(
+        self, store: Store
+    ) -> None:
+        await store.open()
+        assert await store.applications() == []
+        [_, number] = await seqs(store, entry(application=3), entry(application=9))
+        for application in (2, 9):
+            await store.save(Snapshot(application, number, {"u": b""}), 10)
+        await store.save(Snapshot(7, number, {None: b"own"}), 10)
+        assert await store.applications() == [2, 3, 7, 9]
+        await store.drop(9)
+        await store.drop(3)
+        assert await store.applications() == [2, 7]
+
     async def test_tells_its_size(self, store: Store) -> None:
         await store.open()
         [number] = await seqs(store, entry(body="ü".encode()))
@@ -488,6 +502,7 @@ class LogContract:
             store.chunks(0, 1),
             store.prune_decisions(0.0, 0),
             store.prune_entries(0.0),
+            store.applications(),
             store.drop(1),
             store.size(1),
         ):

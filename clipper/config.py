@@ -45,6 +45,9 @@ class LearningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # of feedback; as long as query ids live, or the same could be learned from twice
     feedback_days: Annotated[float, msgspec.Meta(ge=7)] = 30.0
+    # of feedback on disk; the oldest that a snapshot holds goes, but for what tells that
+    # the same comes again
+    feedback_bytes: Bytes = 4096 * MIB
     decision_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0
     decision_bytes: Bytes = 1024 * MIB  # of decisions on disk; the oldest go
     users_in_memory: Count = 10_000  # for each application

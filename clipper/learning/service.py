@@ -21,6 +21,7 @@ from clipper.learning.decisions import Decisions
 from clipper.learning.journal import Journal
 from clipper.learning.learner import Learner
 from clipper.learning.users import User
+from clipper.query_id import LIFETIME
 from clipper.records import ApplicationRecord, PolicySettings
 from clipper.store.base import Entry, FeedbackLog, Logged, Person, Snapshot
 
@@ -59,12 +60,13 @@ class Learning:
         self._call_later = call_later
         self._spawn = spawn
         # All mutable state beside the above: learners; who may have a kept state; the
-        # learners whose snapshot is being kept; when old entries were last dropped; and
-        # whether the end has come.
+        # learners whose snapshot is being kept; when old entries were last dropped, and
+        # when this began; and whether the end has come.
         self.learners: dict[int, Learner] = {}
         self._known = Bloom()
         self._saving: set[int] = set()
         self._pruned = clock.now()
+        self._began = clock.now(), clock.wall()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -379,15 +381,23 @@ class Learning:
         await self.log.save(Snapshot(number, seq, states), most)
 
     async def _prune(self) -> None:
-        settings, now = self._settings, self._clock.wall()
+        settings, now = self._settings, self._surely()
         try:
             await self.log.prune_decisions(
                 now - settings.decision_days * DAY, settings.decision_bytes
             )
-            await self.log.prune_entries(now - settings.feedback_days * DAY)
+            await self.log.prune_entries(
+                now - settings.feedback_days * DAY, settings.feedback_bytes, now - LIFETIME
+            )
             await self.drop_left()
         except ClipperError as error:
             logger.warning("old entries of the logs were not dropped: %s", error)
+
+    def _surely(self) -> float:
+        """The wall clock, but no later than it can be by the one that nobody sets: what
+        was dropped because of a wrong date could be learned from again."""
+        now, wall = self._began
+        return min(self._clock.wall(), wall + self._clock.now() - now)
 
 
 def _first_policy(

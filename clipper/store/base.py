@@ -67,8 +67,8 @@ class Person(NamedTuple):
 
 class Appended(NamedTuple):
     """What became of an append: for each entry its number in the log, or, for a
-    duplicate, the entry that was there before; and the kept states that were asked for,
-    None for a person who has none."""
+    duplicate, the entry that was there before, without body and uid if nothing but its key
+    is left; and the kept states that were asked for, None for a person who has none."""
 
     entries: list[int | Logged]
     states: dict[Person, bytes | None]
@@ -161,7 +161,7 @@ class FeedbackLog(Protocol):
         ...
 
     async def entry_of(self, application: int, key: str) -> Logged | None:
-        """The entry of a key."""
+        """The entry of a key, unless nothing but the key is left."""
         ...
 
     async def put_chunk(self, chunk: Chunk) -> None:
@@ -182,9 +182,13 @@ class FeedbackLog(Protocol):
         beyond `most_bytes`. In pieces, as `drop`."""
         ...
 
-    async def prune_entries(self, before: float) -> None:
-        """Drop entries of the feedback log that are older than `before` and in a snapshot,
-        up to the first that is not. In pieces, as `drop`."""
+    async def prune_entries(
+        self, before: float, most_bytes: int, keys_before: float
+    ) -> None:
+        """Drop entries of the feedback log that are in the snapshot of their application:
+        those older than `before`, up to the first that is not, and of all applications
+        together the oldest beyond `most_bytes` of bodies. The key of an entry of no earlier
+        than `keys_before` is not taken again until then. In pieces, as `drop`."""
         ...
 
     async def applications(self) -> list[int]:

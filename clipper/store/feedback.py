@@ -14,6 +14,7 @@ import msgspec
 from .base import Appended, Entry, Logged, Person
 from .checks import check_uid
 from .log_rows import ENTRY_COLUMNS, damaged, decode_entries, encode_entries, one
+from .spent import read_spent
 from .states import read_own, read_states
 
 # So many rows, and bodies of about so many characters, are read in one work, so that
@@ -22,6 +23,7 @@ PAGE = 1_000
 PAGE_TEXT = 4_000_000
 
 PIECE = 5_000  # rows counted or deleted in one work
+MOVE_PIECE = 500  # numbers of entries that one work drops but for the keys
 FORGET_PIECE = 10_000  # numbers of entries that one work looks for a user in
 
 _INSERT = """
@@ -29,7 +31,10 @@ INSERT INTO feedback (seq, application, key, uid, at, body, sum)
 SELECT ?2 + key, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
   json_extract(value, '$[2]'), json_extract(value, '$[3]') / 4194304.0,
   json_extract(value, '$[4]'), json_extract(value, '$[5]')
-FROM json_each(?1) WHERE true
+FROM json_each(?1) WHERE NOT EXISTS (
+  SELECT 1 FROM spent WHERE spent.application = json_extract(value, '$[0]')
+  AND spent.key = json_extract(value, '$[1]')
+)
 ON CONFLICT (application, key) WHERE key IS NOT NULL DO NOTHING
 """
 
@@ -65,9 +70,45 @@ _LAST = """
 SELECT max(
   coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'feedback'), 0),
   coalesce((SELECT max(seq) FROM feedback), 0),
+  coalesce((SELECT max(seq) FROM spent), 0),
   coalesce((SELECT max(seq) FROM person), 0)
 )
 """
+
+# The oldest entry that is in the snapshot of its application. Entries of one that keeps
+# no snapshots are not looked at, however many.
+_OLDEST = """
+SELECT min(oldest) FROM (
+  SELECT seq, (
+    SELECT min(seq) FROM feedback WHERE feedback.application = person.application
+  ) AS oldest
+  FROM person INDEXED BY person_own WHERE who = ''
+) WHERE oldest <= seq
+"""
+
+_IN_SNAPSHOT = """
+FROM feedback CROSS JOIN person
+ON person.application = feedback.application AND person.who = ''
+AND feedback.seq <= person.seq
+WHERE feedback.seq >= ?1 AND feedback.seq <= ?2
+"""
+
+# How far to go to drop so many bytes.
+_ENOUGH = f"""
+SELECT max(seq) FROM (
+  SELECT seq, sum(size) OVER (ORDER BY seq) - size AS dropped FROM (
+    SELECT feedback.seq AS seq, length(CAST(feedback.body AS BLOB)) AS size
+    {_IN_SNAPSHOT}
+  )
+) WHERE dropped < ?3
+"""
+
+_SPEND = f"""
+INSERT INTO spent SELECT feedback.seq, feedback.application, feedback.key, feedback.at
+{_IN_SNAPSHOT} AND feedback.key IS NOT NULL AND feedback.at >= ?3
+"""
+
+_DROP = f"DELETE FROM feedback WHERE seq IN (SELECT feedback.seq {_IN_SNAPSHOT})"
 
 _decode_places = msgspec.json.Decoder(list[int]).decode
 
@@ -130,6 +171,10 @@ def _insert(
     if taken < count:
         places, rows = one(connection, _EARLIER, text, first)
         for place, logged in zip(_decode_places(places), decode_entries(rows), strict=True):
+            numbers[place] = logged
+            taken += 1
+    if taken < count:
+        for place, logged in read_spent(text, connection):
             numbers[place] = logged
             taken += 1
     if taken != count:
@@ -207,6 +252,25 @@ def prune_piece(application: int, before: float, connection: sqlite3.Connection)
         (application, last if stop is None else stop - 1),
     )
     return stop is None and count == PIECE
+
+
+def prune_beyond(
+    most_bytes: int, keys_before: float, connection: sqlite3.Connection
+) -> bool:
+    """Drop the oldest entries that are in snapshots, of all applications, while there are
+    more than `most_bytes`. Whether there may be more to drop."""
+    excess = (
+        one(connection, "SELECT coalesce(sum(bytes), 0) FROM feedback_size")[0] - most_bytes
+    )
+    if excess <= 0:
+        return False
+    first = one(connection, _OLDEST)[0]
+    if first is None:
+        return False
+    last = one(connection, _ENOUGH, first, first + MOVE_PIECE - 1, excess)[0]
+    connection.execute(_SPEND, (first, last, keys_before))
+    connection.execute(_DROP, (first, last))
+    return True
 
 
 def drop_piece(application: int, connection: sqlite3.Connection) -> bool:

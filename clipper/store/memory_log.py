@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections import OrderedDict, deque
-from collections.abc import Sequence
-from itertools import islice
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from itertools import islice, takewhile
 from operator import attrgetter
 
 from .base import (
@@ -34,9 +34,10 @@ from .checks import (
 logger = logging.getLogger(__name__)
 
 # Beyond these, what is oldest goes: entries of an application that are in its snapshot,
-# and chunks.
+# keys of its entries that went, and chunks.
 MOST_ENTRIES = 100_000
 SLACK = 1_000  # entries that are dropped at once
+MOST_KEYS = 500_000
 MOST_CHUNK_BYTES = 64 * 1024 * 1024
 
 _SEQ = attrgetter("seq")
@@ -46,16 +47,22 @@ class _Application:
     """The log and the states of one application."""
 
     def __init__(self) -> None:
-        # All state: entries in order, their numbers by key; the number of the snapshot;
-        # each person's state with the number it was kept under.
+        # All state: entries in order, their numbers by key; number and time of entries of
+        # which only the key is left, in the order in which they went; the number of the
+        # snapshot; each person's state with the number it was kept under.
         self.log: list[Logged] = []
         self.numbers: dict[str, int] = {}
+        self.spent: dict[str, tuple[int, float]] = {}
         self.seq = 0
         self.states: dict[str | None, tuple[int, bytes]] = {}
 
     def add(self, seq: int, entry: Entry) -> int | Logged:
-        if entry.key is not None:
-            earlier = self.numbers.setdefault(entry.key, seq)
+        key = entry.key
+        if key is not None:
+            if key in self.spent:
+                first, at = self.spent[key]
+                return Logged(first, Entry(entry.application, key, None, at, b""))
+            earlier = self.numbers.setdefault(key, seq)
             if earlier != seq:
                 return self.log[self._behind(earlier - 1)]
         self.log.append(Logged(seq, entry))
@@ -69,18 +76,35 @@ class _Application:
         start = self._behind(seq)
         return self.log[start:] if limit is None else self.log[start : start + limit]
 
-    def trim(self, most: int, before: float = math.inf) -> None:
-        """Drop the oldest entries beyond `most`, up to the first that is in no snapshot
-        or not older than `before`."""
-        count, beyond = 0, len(self.log) - most
-        while count < beyond:
-            seq, entry = self.log[count]
-            if seq > self.seq or entry.at >= before:
-                break
+    def trim(self) -> None:
+        """Drop the oldest entries beyond MOST_ENTRIES that are in the snapshot."""
+        self.drop(min(len(self.log) - MOST_ENTRIES, self._behind(self.seq)))
+
+    def drop_old(self, before: float) -> None:
+        """Drop the entries in the snapshot up to the first that is not older."""
+        old = takewhile(lambda logged: logged.entry.at < before, self.in_snapshot())
+        self.drop(sum(1 for _ in old), keep_keys=False)
+
+    def in_snapshot(self) -> Iterator[Logged]:
+        return islice(self.log, self._behind(self.seq))
+
+    def drop(self, count: int, keep_keys: bool = True) -> None:
+        """Drop the oldest entries."""
+        for seq, entry in self.log[: max(count, 0)]:
             if entry.key is not None:
                 del self.numbers[entry.key]
-            count += 1
-        del self.log[:count]
+                if keep_keys:
+                    self.spent[entry.key] = seq, entry.at
+        del self.log[: max(count, 0)]
+        excess = len(self.spent) - MOST_KEYS
+        for key in list(islice(self.spent, max(excess, 0))):
+            del self.spent[key]
+
+    def drop_keys(self, before: float) -> None:
+        """Drop keys up to the first of an entry that is not older."""
+        old = takewhile(lambda item: item[1][1] < before, self.spent.items())
+        for key in [key for key, _ in old]:
+            del self.spent[key]
 
     def forget(self, uid: str) -> None:
         self.states.pop(uid, None)
@@ -122,7 +146,7 @@ class MemoryLog(ABC):
         for number in {entry.application for entry in checked}:
             application = self._applications[number]
             if len(application.log) >= MOST_ENTRIES + SLACK:
-                application.trim(MOST_ENTRIES)
+                application.trim()
         states = {person: self._state(person) for person in persons}
         self._untold.append((done, Appended(outcomes, states)))
         self._tell()
@@ -153,7 +177,7 @@ class MemoryLog(ABC):
         found.states.update({uid: (seq, bytes(body)) for uid, body in states.items()})
         if None in states:
             found.seq = seq
-            found.trim(MOST_ENTRIES)
+            found.trim()
         users = sorted(
             (kept[0], uid) for uid, kept in found.states.items() if uid is not None
         )
@@ -197,10 +221,15 @@ class MemoryLog(ABC):
             self._drop_chunk(number)
         self._trim_chunks(most_bytes)
 
-    async def prune_entries(self, before: float) -> None:
+    async def prune_entries(
+        self, before: float, most_bytes: int, keys_before: float
+    ) -> None:
         self._check_open()
         for application in self._applications.values():
-            application.trim(0, before)
+            application.drop_old(before)
+        self._trim_entries(most_bytes)
+        for application in self._applications.values():
+            application.drop_keys(keys_before)
 
     async def applications(self) -> list[int]:
         self._check_open()
@@ -248,6 +277,18 @@ class MemoryLog(ABC):
                     logger.exception("who was told of an append raised")
         finally:
             self._telling = False
+
+    def _trim_entries(self, most_bytes: int) -> None:
+        applications = self._applications.values()
+        size = sum(len(e.body) for found in applications for _, e in found.log)
+        counts: Counter[int] = Counter()
+        for _, entry in merge(*(found.in_snapshot() for found in applications)):
+            if size <= most_bytes:
+                break
+            size -= len(entry.body)
+            counts[entry.application] += 1
+        for number, count in counts.items():
+            self._applications[number].drop(count)
 
     def _trim_chunks(self, most_bytes: int) -> None:
         while self._chunk_bytes > most_bytes:

@@ -40,6 +40,20 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX decision_last ON decision (last, first)",
         "CREATE INDEX decision_at ON decision (at, bytes)",
     ),
+    # 3: how large the feedback log is, and which keys it does not take again though their
+    # entries were dropped.
+    (
+        "CREATE TABLE feedback_size (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL)",
+        "INSERT INTO feedback_size SELECT 1, "
+        "coalesce(sum(length(CAST(body AS BLOB))), 0) FROM feedback",
+        "CREATE TRIGGER feedback_added AFTER INSERT ON feedback BEGIN "
+        "UPDATE feedback_size SET bytes = bytes + length(CAST(new.body AS BLOB)); END",
+        "CREATE TRIGGER feedback_dropped AFTER DELETE ON feedback BEGIN "
+        "UPDATE feedback_size SET bytes = bytes - length(CAST(old.body AS BLOB)); END",
+        "CREATE TABLE spent (seq INTEGER PRIMARY KEY, application INTEGER NOT NULL, "
+        "key TEXT NOT NULL, at REAL NOT NULL)",
+        "CREATE UNIQUE INDEX spent_key ON spent (application, key)",
+    ),
 )
 SCHEMA_VERSION = len(STEPS)
 
@@ -62,4 +76,5 @@ def has_schema(connection: sqlite3.Connection, version: int) -> bool:
     found = connection.execute(
         "SELECT sql FROM sqlite_master WHERE name <> ? ORDER BY rowid", (_OWN_TABLE,)
     ).fetchall()
-    return found == [(statement,) for step in STEPS[:version] for statement in step]
+    made = [(s,) for step in STEPS[:version] for s in step if s.startswith("CREATE")]
+    return found == made

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from . import decisions, feedback, states
+from . import decisions, feedback, spent, states
 from .base import (
     AppendDone,
     Chunk,
@@ -138,9 +138,13 @@ class SQLiteLog(ABC):
         await self._repeat(partial(decisions.prune_old, before))
         await self._repeat(partial(decisions.prune_beyond, most_bytes))
 
-    async def prune_entries(self, before: float) -> None:
+    async def prune_entries(
+        self, before: float, most_bytes: int, keys_before: float
+    ) -> None:
         for application in await self._read(states.read_applications):
             await self._repeat(partial(feedback.prune_piece, application, before))
+        await self._repeat(partial(feedback.prune_beyond, most_bytes, keys_before))
+        await self._repeat(partial(spent.prune_keys, keys_before))
 
     async def applications(self) -> list[int]:
         found: list[int] = await self._read(states.read_all_applications)
@@ -148,6 +152,7 @@ class SQLiteLog(ABC):
 
     async def drop(self, application: int) -> None:
         await self._repeat(partial(feedback.drop_piece, application))
+        await self._repeat(partial(spent.drop_keys, application))
         await self._repeat(partial(states.drop_states, application, PIECE))
 
     async def size(self, application: int) -> LogSize:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 GROUP = 1_000  # works made durable by one flush
 WAITING = 10_000  # works accepted and not yet answered
 WAITING_BYTES = 64 * 1024 * 1024  # of works that said how large they are
+
+# Told in one turn of the loop, so that others have their turn in between: whichever of
+# these is reached first.
+SLICE = 50  # works
+SLICE_BYTES = 128 * 1024  # of works that said how large they are; one may be larger
 
 # Told the result of a work, or why it failed.
 Done: TypeAlias = Callable[[Any, Exception | None], None]
@@ -57,11 +63,13 @@ class Writer:
         # Shared by both threads: the queue alone; None in it is the end.
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         # All other state belongs to the loop. The counters are what bounds the
-        # queue.
+        # queue, and what is done and was not told yet.
+        self._untold: deque[tuple[_Item, Outcome]] = deque()
         self._waiting = 0
         self._waiting_bytes = 0
         self._accepting = False
         self._stopping = False
+        self._over = False  # the thread is
         self._started: asyncio.Future[State] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(
@@ -110,13 +118,30 @@ class Writer:
     # -- on the loop -----------------------------------------------------------------------
 
     def _settle(self, items: list[_Item], outcomes: list[Outcome]) -> None:
-        self._waiting -= len(items)
-        self._waiting_bytes -= sum(item.size for item in items)
-        for item, (result, error) in zip(items, outcomes, strict=True):
+        telling = bool(self._untold)
+        self._untold.extend(zip(items, outcomes, strict=True))
+        if not telling:
+            self._tell_slice()
+
+    def _tell_slice(self) -> None:
+        """Tell some, and the others in the turns that follow."""
+        count = size = 0
+        while self._untold:
+            count += 1
+            size += self._untold[0][0].size
+            if count > 1 and (count > SLICE or size > SLICE_BYTES):
+                break
+            item, (result, error) = self._untold.popleft()
+            self._waiting -= 1
+            self._waiting_bytes -= item.size
             try:
                 item.done(result, error)
             except Exception:
                 logger.exception("who was told of a work of the store raised")
+        if self._untold:
+            self._loop.call_soon(self._tell_slice)
+        elif self._over:
+            self._ended.set_result(None)
 
     def _begun(self, state: State | None, error: BaseException | None) -> None:
         if self._started.done():
@@ -134,8 +159,8 @@ class Writer:
             item = self._queue.get_nowait()
             if item is not None:
                 left.append(item)
+        self._over = True
         self._settle(left, _lost(left))
-        self._ended.set_result(None)
 
     # -- on the thread ---------------------------------------------------------------------
 

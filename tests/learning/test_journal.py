@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeLoop
 
 from clipper.errors import DiskFull, InvalidInput, Overloaded
-from clipper.learning.journal import Journal
+from clipper.learning.journal import SLICE, Journal
 from clipper.store.base import Appended, Entry, Logged, Person
 
 ANN = Person(1, "ann")
@@ -59,6 +59,46 @@ def test_a_turn_is_one_append(journal: Journal, log: Log, fake_loop: FakeLoop) -
     journal.append(entry(4), None, lambda *what: None)
     fake_loop.turn()
     assert len(log.appends) == 2
+
+
+def test_much_is_handed_over_in_slices(
+    journal: Journal, log: Log, fake_loop: FakeLoop
+) -> None:
+    given = [entry(number) for number in range(3 * SLICE + 1)]
+    held: list[int] = []
+
+    def turn() -> None:
+        held.append(sum(len(entries) for entries, _, _ in log.appends))
+        if held[-1] < len(given):
+            fake_loop.call_soon(turn)
+
+    for one in given:
+        journal.append(one, None, lambda *what: None)
+    fake_loop.call_soon(turn)
+    fake_loop.turn()
+    assert held == [SLICE, 2 * SLICE, 3 * SLICE, len(given)]
+    assert [one for entries, _, _ in log.appends for one in entries] == given
+
+
+def test_a_flush_leaves_nothing(journal: Journal, log: Log, fake_loop: FakeLoop) -> None:
+    given = [entry(number) for number in range(3 * SLICE + 1)]
+    for one in given:
+        journal.append(one, None, lambda *what: None)
+    journal.flush()
+    assert [one for entries, _, _ in log.appends for one in entries] == given
+    assert max(len(entries) for entries, _, _ in log.appends) == SLICE
+    fake_loop.turn()
+    assert sum(len(entries) for entries, _, _ in log.appends) == len(given)
+
+
+def test_what_repeats_a_dropped_entry_is_taken_for_the_same(
+    journal: Journal, log: Log, fake_loop: FakeLoop
+) -> None:
+    told: list[Any] = []
+    journal.append(entry(1), None, lambda *what: told.append(what))
+    fake_loop.turn()
+    log.appends[0][2](Appended([Logged(3, entry(1)._replace(body=b""))], {}), None)
+    assert told == [(Logged(3, entry(1)), None, None)]
 
 
 def test_what_fails_is_told_to_all(journal: Journal, log: Log, fake_loop: FakeLoop) -> None:

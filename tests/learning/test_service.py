@@ -14,6 +14,7 @@ from clipper.errors import DiskFull
 from clipper.learning import events, service
 from clipper.learning.bloom import Bloom
 from clipper.learning.learner import Learner
+from clipper.query_id import LIFETIME
 from clipper.records import PolicySettings
 from clipper.store.base import Chunk, Entry
 
@@ -256,6 +257,56 @@ async def test_what_is_old_is_dropped_now_and_then(
     await fake_loop.work()
     size = await learning.log.size(NUMBER)
     assert (size.entries, size.chunks) == (0, 0)
+
+
+async def test_a_wrong_date_drops_nothing(clock: ManualClock, fake_loop: FakeLoop) -> None:
+    learning = fake_learning(clock, fake_loop)
+    learner = learning.begin(record_of())
+    entry = Entry(NUMBER, "k", None, clock.wall(), b"{}")
+    learning.journal.append(
+        entry, None, lambda seq, *_: learner.apply(seq, None, events.Feedback())
+    )
+    fake_loop.turn()
+    await learning.close()
+    clock.move(service.PRUNE_SECONDS)
+    clock._wall += 400 * service.DAY  # somebody set it
+    learning.tick()
+    await fake_loop.work()
+    assert (await learning.log.size(NUMBER)).entries == 1
+
+
+async def test_feedback_beyond_its_bytes_is_dropped_but_not_learned_again(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    learning = fake_learning(clock, fake_loop, LearningSettings(feedback_bytes=4))
+    learner = learning.begin(record_of())
+    told: list[Any] = []
+
+    def give(key: str) -> None:
+        def done(outcome: Any, *_: Any) -> None:
+            told.append(outcome)
+            if isinstance(outcome, int):
+                learner.apply(outcome, None, events.Feedback())
+
+        learning.journal.append(Entry(NUMBER, key, None, clock.wall(), b"{}"), None, done)
+
+    for key in "abc":
+        give(key)
+    fake_loop.turn()
+    await learning.close()
+    clock.move(service.PRUNE_SECONDS)
+    learning.tick()
+    await fake_loop.work()
+    assert (await learning.log.size(NUMBER)).entries == 2
+    give("a")
+    fake_loop.turn()
+    assert told[:3] == [1, 2, 3] and not isinstance(told[3], int)
+    clock.move(LIFETIME)
+    learning.tick()
+    await fake_loop.work()
+    give("a")
+    fake_loop.turn()
+    assert isinstance(told[4], int)
 
 
 async def test_two_applications_do_not_meet(

@@ -25,6 +25,7 @@ from clipper.store.base import (
 )
 
 NOW = 1_763_856_000.123456
+BOUNDLESS = 2**60
 
 # Texts that a store may bend on their way through JSON and SQL.
 TEXTS = ["", "a", "=", "'", '"', "\\", "\0", "\1", "\1\1", "\0\1", "\1\2", "a\0b", "ü", "𝒳"]
@@ -219,7 +220,7 @@ class LogContract:
         [again] = await seqs(store, entry("k"))
         await store.save(Snapshot(1, again, {None: b""}), 1)
         await store.prune_decisions(NOW + 1, 0)
-        await store.prune_entries(NOW + 1)
+        await store.prune_entries(NOW + 1, BOUNDLESS, NOW)
         await store.close()
         await store.open()
         [last] = await seqs(store, entry("k"))
@@ -411,13 +412,13 @@ class LogContract:
         for n in range(10):
             await store.put_chunk(Chunk(n, n, NOW + n, b"x" * 10))
         await store.prune_decisions(NOW + 3, 1_000)
-        await store.prune_entries(NOW + 3)
+        await store.prune_entries(NOW + 3, BOUNDLESS, NOW)
         assert [c.first for _, c in await store.chunks(0, 99)] == list(range(3, 10))
         await store.prune_decisions(NOW, 49)
-        await store.prune_entries(NOW)
+        await store.prune_entries(NOW, BOUNDLESS, NOW)
         assert [c.first for _, c in await store.chunks(0, 99)] == list(range(6, 10))
         await store.prune_decisions(NOW, 0)
-        await store.prune_entries(NOW)
+        await store.prune_entries(NOW, BOUNDLESS, NOW)
         assert await store.chunks(0, 99) == []
         await store.put_chunk(Chunk(1, 1, NOW, b"x"))
         assert await store.chunk_of(1) is not None
@@ -427,20 +428,89 @@ class LogContract:
         given = [entry(f"{n}", at=NOW + n, application=1 + n % 2) for n in range(10)]
         numbers = await seqs(store, *given)
         await store.prune_decisions(math.inf, 0)
-        await store.prune_entries(math.inf)
+        await store.prune_entries(math.inf, BOUNDLESS, NOW)
         assert len(await logged(store)) == len(await logged(store, 2)) == 5
         await store.save(Snapshot(1, numbers[4], {None: b""}), 0)
         await store.save(Snapshot(2, numbers[9], {"u": b""}), 1)  # no snapshot, see above
         await store.prune_decisions(NOW + 4, 0)
-        await store.prune_entries(NOW + 4)
+        await store.prune_entries(NOW + 4, BOUNDLESS, NOW)
         assert [seq for seq, _ in await logged(store)] == numbers[4::2]
         await store.prune_decisions(math.inf, 0)
-        await store.prune_entries(math.inf)
+        await store.prune_entries(math.inf, BOUNDLESS, NOW)
         assert [seq for seq, _ in await logged(store)] == numbers[6::2]
         assert len(await logged(store, 2)) == 5
         again = (await append(store, given[0], given[6])).entries
         assert isinstance(again[0], int)
         assert again[1] == Logged(numbers[6], given[6])
+
+    async def test_prune_drops_the_oldest_of_all_beyond_so_many_bytes(
+        self, store: Store
+    ) -> None:
+        await store.open()
+        numbers = await seqs(
+            store,
+            *(entry(f"{n}", application=1 + n % 3, body=b"x" * 10) for n in range(30)),
+        )
+        await store.prune_entries(0.0, 0, 0.0)
+        assert [len(await logged(store, n)) for n in (1, 2, 3)] == [10, 10, 10]
+        await store.save(Snapshot(1, numbers[29], {None: b""}), 0)
+        await store.save(Snapshot(2, numbers[10], {None: b""}), 0)
+        await store.prune_entries(0.0, 300, 0.0)
+        assert [len(await logged(store, n)) for n in (1, 2, 3)] == [10, 10, 10]
+        await store.prune_entries(0.0, 255, 0.0)
+        assert [seq for seq, _ in await logged(store, 1)] == numbers[9::3]
+        assert [seq for seq, _ in await logged(store, 2)] == numbers[7::3]
+        await store.prune_entries(0.0, 100, 0.0)
+        # what is in no snapshot stays, however large it is
+        assert await logged(store, 1) == []
+        assert [seq for seq, _ in await logged(store, 2)] == numbers[13::3]
+        assert [seq for seq, _ in await logged(store, 3)] == numbers[2::3]
+        await store.drop(3)
+        await append(store, entry(application=1, body=b"x" * 30))
+        await store.prune_entries(0.0, 90, 0.0)
+        assert len(await logged(store, 2)) == 6
+
+    async def test_prune_goes_over_gaps_and_to_the_end(self, store: Store) -> None:
+        await store.open()
+        many = [entry(f"{n}", application=1 + (n > 1_000)) for n in range(4_000)]
+        numbers = await seqs(store, *many)
+        await store.save(Snapshot(1, numbers[-1], {None: b""}), 0)
+        numbers += await seqs(store, *(entry(f"new {n}") for n in range(4_000)))
+        await store.save(Snapshot(1, numbers[7_000], {None: b""}), 0)
+        await store.prune_entries(0.0, 0, NOW)
+        assert [seq for seq, _ in await logged(store)] == numbers[7_001:]
+        assert len(await logged(store, 2)) == 2_999
+
+    async def test_a_key_stays_taken_though_its_entry_was_too_much(
+        self, store: Store
+    ) -> None:
+        await store.open()
+        given = [entry(key, at=NOW + n, uid="u") for n, key in enumerate([*TEXTS, None])]
+        numbers = await seqs(store, *given)
+        await store.save(Snapshot(1, numbers[-1], {None: b""}), 0)
+        await store.prune_entries(0.0, 0, NOW + 2)
+        assert await logged(store) == []
+        assert await store.entry_of(1, TEXTS[3]) is None
+        await store.close()
+        await store.open()
+        again = (await append(store, *given, *given)).entries
+        left = [
+            Logged(seq, first._replace(uid=None, body=b""))
+            for seq, first in zip(numbers, given, strict=True)
+        ]
+        assert again[2:-1] == [
+            *left[2:-1], again[len(given) - 1],
+            Logged(again[0], given[0]), Logged(again[1], given[1]),  # type: ignore[arg-type]
+            *left[2:-1],
+        ]  # fmt: skip
+        taken = [again[n] for n in (0, 1, len(given) - 1, -1)]  # too old, or without a key
+        assert all(isinstance(number, int) for number in taken)
+        assert await seqs(store, *(one._replace(application=2) for one in given))
+        await store.prune_entries(0.0, BOUNDLESS, NOW + 5)
+        again = (await append(store, *given[2:7])).entries
+        assert [isinstance(one, int) for one in again] == [True] * 3 + [False] * 2
+        await store.drop(1)
+        await seqs(store, *given)
 
     async def test_prune_and_drop_go_on_to_the_end(self, store: Store) -> None:
         await store.open()
@@ -451,7 +521,7 @@ class LogContract:
         assert await store.size(1) == LogSize(12_000, 24_000, 6_000, 0, 0)
         assert len(await store.uids(1, None, 10_000)) == 6_000
         await store.prune_decisions(NOW + 1, 0)
-        await store.prune_entries(NOW + 1)
+        await store.prune_entries(NOW + 1, BOUNDLESS, NOW)
         assert [seq for seq, _ in await logged(store)] == numbers[10_501:]
         await store.save(Snapshot(2, numbers[0], {None: b"kept"}), 10)
         await store.drop(1)
@@ -501,7 +571,7 @@ class LogContract:
             store.chunk_of(1),
             store.chunks(0, 1),
             store.prune_decisions(0.0, 0),
-            store.prune_entries(0.0),
+            store.prune_entries(0.0, 0, 0.0),
             store.applications(),
             store.drop(1),
             store.size(1),

@@ -15,7 +15,7 @@ from clipper.store.database import Database, Outcome, Read, create
 from clipper.store.feedback import Append, Numbers, last_number, read_page
 from clipper.store.sqlite import SQLiteStore
 
-from .log_contract import NOW, append, bodies, entry, logged, seqs
+from .log_contract import BOUNDLESS, NOW, append, bodies, entry, logged, seqs
 from .test_database import Broken, break_on, edit
 
 
@@ -229,7 +229,10 @@ class TestDamage:
             lambda: append(store, persons=[person]),
         ]
         if not who:
-            reads += [lambda: store.learned(1), lambda: store.prune_entries(NOW)]
+            reads += [
+                lambda: store.learned(1),
+                lambda: store.prune_entries(NOW, BOUNDLESS, NOW),
+            ]
         for read in reads:
             with pytest.raises(StoreError, match="database is damaged"):
                 await read()
@@ -245,6 +248,25 @@ class TestDamage:
         for read in (store.chunk_of(2), store.chunks(0, 10)):
             with pytest.raises(StoreError, match="database is damaged"):
                 await read
+
+    @pytest.mark.parametrize("change", ["at = 'soon'", "seq = 99", "at = 1e12"])
+    async def test_of_a_key_that_is_left(self, store: SQLiteStore, change: str) -> None:
+        await self.fill(store)
+        await store.open()
+        await store.prune_entries(0.0, 0, 0.0)
+        await store.close()
+        edit(store._directory.path / "clipper.db", f"UPDATE spent SET {change}")
+        await store.open()
+        [found] = (await append(store, entry("k"))).entries
+        assert isinstance(found, Logged) and found.entry.key == "k"
+
+    async def test_of_how_large_the_log_is(self, store: SQLiteStore) -> None:
+        await self.fill(store)
+        edit(store._directory.path / "clipper.db", "DELETE FROM feedback_size")
+        await store.open()
+        await append(store, entry("m"))
+        await store.prune_entries(0.0, 0, 0.0)
+        assert len(await logged(store)) == 3
 
     async def test_of_the_newest_number(self, store: SQLiteStore) -> None:
         await self.fill(store)
@@ -266,7 +288,7 @@ async def test_learned_begins_again_after_a_snapshot_in_the_middle(
         reads += 1
         if reads == 2:
             await store.save(Snapshot(1, numbers[2_000], {None: b"own"}), 1)
-            await store.prune_entries(NOW + 1)
+            await store.prune_entries(NOW + 1, BOUNDLESS, NOW)
         return await reading(work)
 
     monkeypatch.setattr(store, "_read", read)

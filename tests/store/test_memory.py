@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from clipper.store import memory_log
-from clipper.store.base import Chunk, Snapshot
+from clipper.store.base import Chunk, Logged, Snapshot
 from clipper.store.memory import MemoryStore
 
 from .contract import StoreContract
-from .log_contract import NOW, bodies, entry, logged, seqs
+from .log_contract import NOW, append, bodies, entry, logged, seqs
 
 
 @pytest.fixture
@@ -40,8 +40,22 @@ class TestMemoryStore(StoreContract):
         assert [seq for seq, _ in await logged(store)] == numbers[90:]
         for n in range(5):
             assert len(await logged(store)) == 10 + n
-            numbers += await seqs(store, entry(f"{n}"))
+            numbers += await seqs(store, entry(f"new {n}"))
         assert [seq for seq, _ in await logged(store)] == numbers[-10:]
+
+    async def test_keys_stay_taken_though_entries_went(
+        self, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(memory_log, "MOST_ENTRIES", 10)
+        monkeypatch.setattr(memory_log, "SLACK", 5)
+        monkeypatch.setattr(memory_log, "MOST_KEYS", 50)
+        await store.open()
+        given = [entry(f"{n}") for n in range(100)]
+        numbers = await seqs(store, *given)
+        await store.save(Snapshot(1, numbers[-1], {None: b""}), 0)
+        assert [seq for seq, _ in await logged(store)] == numbers[90:]
+        again = (await append(store, *given)).entries
+        assert [one.seq for one in again if isinstance(one, Logged)] == numbers[40:]
 
     async def test_drops_the_oldest_chunks(
         self, store: MemoryStore, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from clipper.records import State
 from clipper.store import migrations
 from clipper.store.base import PutApplication, PutModel, SetCurrent
 from clipper.store.database import Database, create
+from clipper.store.log_rows import encode_entries
 from clipper.store.migrations import SCHEMA_VERSION
 from clipper.store.rows import encode
 from clipper.store.sqlite import SQLiteStore
@@ -93,14 +94,37 @@ async def test_an_older_directory_is_used_at_once(path: Path) -> None:
     await store.close()
 
 
+async def test_the_size_of_an_older_log_is_known(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "STEPS", migrations.STEPS[:2])
+        patch.setattr(migrations, "SCHEMA_VERSION", 2)
+        migrations.migrate(connection, 1)
+    rows = encode_entries([entry("a", body="ü".encode()), entry("b", body=b"123")])
+    connection.execute(
+        "INSERT INTO feedback (application, key, at, body, sum) SELECT "
+        "value ->> 0, value ->> 1, (value ->> 3) / 4194304.0, value ->> 4, value ->> 5 "
+        "FROM json_each(?)",
+        (b"[%b]" % rows,),
+    )
+    connection.close()
+    store = SQLiteStore(path.parent)
+    await store.open()
+    assert [logged.entry.key for logged in await logged(store)] == ["a", "b"]
+    await store.close()
+    assert ask(path, "SELECT bytes FROM feedback_size") == [(5,)]
+
+
 @pytest.mark.parametrize("wrong", ["nonsense", "CREATE TABLE model (x)"])
 def test_a_step_is_done_all_or_not_at_all(
     path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     before = schema(path)
     with monkeypatch.context() as patch:
-        first, second = migrations.STEPS
-        patch.setattr(migrations, "STEPS", (first, (*second, wrong)))
+        first, second, *others = migrations.STEPS
+        patch.setattr(migrations, "STEPS", (first, (*second, wrong), *others))
         with pytest.raises(StoreError):
             Database(path)
     assert schema(path) == before

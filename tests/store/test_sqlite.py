@@ -507,10 +507,12 @@ class Twins(RuleBasedStateMachine):
     def chunk_of(self, nonce: int) -> None:
         self.both(lambda store: store.chunk_of(nonce))
 
-    @rule(second=st.integers(0, 2**20), most=st.integers(0, 40))
-    def prune(self, second: int, most: int) -> None:
+    @rule(second=st.integers(0, 2**20), most=st.integers(0, 40), more=st.integers(0, 9))
+    def prune(self, second: int, most: int, more: int) -> None:
         self.both(lambda store: store.prune_decisions(1.7e9 + second, most))
-        self.both(lambda store: store.prune_entries(1.7e9 + second))
+        self.both(
+            lambda store: store.prune_entries(1.7e9 + second, most, 1.7e9 + second + more)
+        )
         self.both(lambda store: store.chunks(0, 99))
         self.compare_learned(1)
 

@@ -12,7 +12,7 @@ import pytest
 from clipper.errors import Overloaded, StoreError
 from clipper.records import State
 from clipper.store.database import Database, create
-from clipper.store.writer import GROUP, WAITING_BYTES, Writer
+from clipper.store.writer import GROUP, SLICE, SLICE_BYTES, WAITING_BYTES, Writer
 
 
 class Gate:
@@ -134,6 +134,41 @@ async def test_everyone_is_told_in_order_whoever_raises(
     await last
     assert told == list(range(2 * GROUP - 10))
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert await first == "through"
+
+
+async def test_others_have_their_turn_while_many_are_told(bench: Bench) -> None:
+    """Works are told in slices, small ones by number and large ones by size."""
+    gate, first = await hold(bench.writer)
+    loop = asyncio.get_running_loop()
+    sizes = [0] * 4 * SLICE + [SLICE_BYTES // 2] * 20
+    told: list[int] = []
+    turns: list[int] = []
+
+    def turn() -> None:
+        turns.append(len(told))
+        if len(told) < len(sizes):
+            loop.call_soon(turn)
+
+    for n, size in enumerate(sizes):
+        bench.writer.tell(nothing, lambda *outcome, n=n: told.append(n), size)
+    last = bench.writer.submit(nothing)
+    gate.opened.set()
+    await first
+    turn()
+    await last
+    assert told == list(range(len(sizes)))
+    assert {SLICE, 2 * SLICE, 4 * SLICE, 4 * SLICE + 2, 4 * SLICE + 18} <= set(turns)
+
+
+async def test_stop_ends_after_everyone_was_told(bench: Bench) -> None:
+    gate, first = await hold(bench.writer)
+    told: list[int] = []
+    for n in range(10 * SLICE):
+        bench.writer.tell(nothing, lambda *outcome, n=n: told.append(n))
+    gate.opened.set()
+    await bench.writer.stop()
+    assert told == list(range(10 * SLICE))
     assert await first == "through"
 
 

@@ -167,7 +167,7 @@ class Chooser:
                 if user is not None and user.experience is not None:
                     return self._draw(self._for_user(user, now))
         if policy.contextual:
-            return self._decide(self._features(subject.context))
+            return self._decide(self.features(subject.context))
         # what nearly all queries come to, without another call
         compiled = self._compiled
         if compiled is None or compiled.population != learner.version:
@@ -252,7 +252,7 @@ class Chooser:
         compiled.epoch = self._epoch
         return compiled
 
-    def _features(self, context: Any) -> Any:
+    def features(self, context: Any) -> Any:
         """What the policy makes of a context, as it is logged; nothing if it fails. Raises
         InvalidInput for a context that the policy refuses."""
         try:

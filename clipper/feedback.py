@@ -193,7 +193,7 @@ class Feedback:
         decision = self._decision_of(token, None)
         decision.uid = item.uid
         if self._asks(item):
-            decision.context = self._learner.policy.features(item.context)
+            decision.context = self._application.roster.chooser.features(item.context)
         models: Mapping[Arm, Model] = self._application.arms
         if token.arm:
             models = {} if item.reward is not None else self._models(decision.chosen)

@@ -278,6 +278,23 @@ async def test_a_contextual_policy_needs_the_context(school: Make) -> None:
     assert (await class_.entries())[0].context == [1.0, 2.0]
 
 
+async def test_features_that_fail_do_not_lose_feedback(
+    school: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_ = school("linucb", options={"features": 2})
+    query_id = class_.ask(b"3", subject=Subject(None, [1.0, 2.0]))
+    forget_decisions(class_)
+
+    def fail(context: Any) -> Any:
+        raise KeyError("made by hand")
+
+    monkeypatch.setattr(class_.learner.policy, "features", fail)
+    told = class_.give(query_id, reward=1.0, context=[1.0, 2.0])
+    await class_.loop.work()
+    assert told.accepted
+    assert (await class_.entries())[0].context is None
+
+
 async def test_decisions_come_back_from_the_disk(school: Make) -> None:
     class_ = school("hedge")
     query_id = class_.ask(b"3", b"4", subject=Subject("alice"))

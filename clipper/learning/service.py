@@ -1,7 +1,7 @@
 """What learning needs of a server: the log, decisions, and the learners' way to disk.
 
-One for an engine. It brings learners back at the start, keeps snapshots of them so that
-the next start is short, and drops what is too old.
+One for an engine. It brings learners back at the start, has them follow what was set, and
+drops what is too old.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from typing import Any
 
 from clipper.clock import Clock
 from clipper.config import LearningSettings
-from clipper.errors import ClipperError, NotFound, StoreError
+from clipper.errors import ClipperError, NotFound
 from clipper.learning import events
 from clipper.learning.bloom import Bloom
 from clipper.learning.decisions import Decisions
 from clipper.learning.journal import Journal
 from clipper.learning.learner import Learner
-from clipper.learning.users import User
+from clipper.learning.snapshots import Snapshots
 from clipper.query_id import LIFETIME
 from clipper.records import ApplicationRecord, PolicySettings
-from clipper.store.base import Entry, FeedbackLog, Logged, Person, Snapshot
+from clipper.store.base import Entry, FeedbackLog, Logged, Person
 
 logger = logging.getLogger(__name__)
 
-SLICE = 200  # users that are packed in one turn of the loop
 PAGE = 5000  # users that are counted in one turn
 PRUNE_SECONDS = 600.0
 DAY = 24 * 3600.0
@@ -59,12 +58,12 @@ class Learning:
         self._settings = settings
         self._call_later = call_later
         self._spawn = spawn
-        # All mutable state beside the above: learners; who may have a kept state; the
-        # learners whose snapshot is being kept; when old entries were last dropped, and
-        # when this began; and whether the end has come.
+        # All mutable state beside the above and the snapshots: learners; who may have a
+        # kept state; when old entries were last dropped, and when this began; and whether
+        # the end has come.
         self.learners: dict[int, Learner] = {}
+        self.snapshots = Snapshots(log, self.learners, settings, spawn)
         self._known = Bloom()
-        self._saving: set[int] = set()
         self._pruned = clock.now()
         self._began = clock.now(), clock.wall()
         self._closed = False
@@ -316,18 +315,9 @@ class Learning:
         """Called about once a second: log what was found of users, begin the snapshots that
         are due, drop what is too old."""
         now = self._clock.now()
-        for number, learner in self.learners.items():
+        for learner in self.learners.values():
             self._tell_news(learner)
-            if not learner.unsaved or learner.missing is not None:
-                continue
-            if learner.unsaved_since is None:
-                learner.unsaved_since = now
-            settings, seconds = self._settings, now - learner.unsaved_since
-            due = learner.unsaved >= settings.snapshot_entries
-            due = due or seconds >= settings.snapshot_seconds
-            if due and number not in self._saving:
-                self._saving.add(number)
-                self._spawn(self._save(learner))
+        self.snapshots.begin_due(now)
         if now - self._pruned >= PRUNE_SECONDS:
             self._pruned = now
             self._spawn(self._prune())
@@ -337,48 +327,7 @@ class Learning:
         self._closed = True
         self.journal.flush()
         self.decisions.flush()
-        for learner in list(self.learners.values()):
-            if learner.unsaved and learner.missing is None:
-                self._saving.add(learner.application)
-                await self._save(learner)
-
-    async def _save(self, learner: Learner) -> None:
-        """Keep a snapshot in slices. Users first: each state says which entries are in it,
-        so those of a snapshot that was cut short are of use all the same."""
-        number, seq, unsaved = learner.application, learner.population.seq, learner.unsaved
-        learner.unsaved_since = None
-        try:
-            pack = learner.begin_pack()
-            await asyncio.sleep(0)
-            dirty = [(uid, user) for uid, user in learner.users if user.dirty]
-            for start in range(0, len(dirty), SLICE):
-                await self._save_users(learner, dirty[start : start + SLICE])
-            if self._has(learner):
-                await self._keep(number, seq, {None: pack()})
-                learner.unsaved -= unsaved
-        except StoreError as error:
-            logger.error("a snapshot of what was learned was not kept: %s", error)
-        except ClipperError as error:
-            logger.warning("a snapshot of what was learned has to wait: %s", error)
-        finally:
-            self._saving.discard(number)
-
-    async def _save_users(self, learner: Learner, users: list[tuple[str, User]]) -> None:
-        if not self._has(learner):  # the application was deleted meanwhile
-            return
-        states: dict[str | None, bytes] = {}
-        packed = []
-        for uid, user in users:
-            if user.experience is not None and learner.users.keeps(uid, user):
-                states[uid] = user.experience.pack()
-                packed.append((user, user.version))
-        await self._keep(learner.application, learner.population.seq, states)
-        for user, version in packed:
-            user.dirty = user.version != version
-
-    async def _keep(self, number: int, seq: int, states: dict[str | None, bytes]) -> None:
-        most = self._settings.users_on_disk
-        await self.log.save(Snapshot(number, seq, states), most)
+        await self.snapshots.keep_all()
 
     async def _prune(self) -> None:
         settings, now = self._settings, self._surely()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from clipper.learning import service
+from clipper.learning import service, snapshots
 from clipper.selection import crowd
 
 from .lives import Slowly, quiet, record_of
@@ -14,9 +14,10 @@ from .lives import Slowly, quiet, record_of
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "SLICE", 1)
+    monkeypatch.setattr(snapshots, "SLICE", 1)
     monkeypatch.setattr(service, "PAGE", 2)
     monkeypatch.setattr(service.logger, "disabled", True)
+    monkeypatch.setattr(snapshots.logger, "disabled", True)
     # a script has few users
     monkeypatch.setattr(crowd, "LEAST_JUDGED", 2)
     monkeypatch.setattr(crowd, "LEAST_USERS", 2)

@@ -195,9 +195,9 @@ class Life:
         self.learning.follow_policy(self.record)
 
     def save(self) -> None:
-        if NUMBER not in self.learning._saving:
-            self.learning._saving.add(NUMBER)
-            self.tasks.append(asyncio.create_task(self.learning._save(self.learner)))
+        if NUMBER not in self.learning.snapshots.under_way:
+            keeping = self.learning.snapshots.keep(self.learner)
+            self.tasks.append(asyncio.create_task(keeping))
 
     async def settle(self) -> None:
         """All that was begun ends."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clipper.errors import Unavailable
-from clipper.learning import experience, service
+from clipper.learning import experience, snapshots
 from clipper.pieces import Item
 from clipper.records import PolicySettings
 from clipper.selection import registry
@@ -89,11 +89,11 @@ async def test_a_state_that_cannot_be_kept_is_told(
     monkeypatch.setattr(Own, "init", lambda self: {"seen": object()})
     await do(slowly, ("policy", PolicySettings("own")), ("settle",))
     told: list[Any] = []
-    monkeypatch.setattr(service.logger, "error", lambda *args: told.append(args[-1]))
+    monkeypatch.setattr(snapshots.logger, "error", lambda *args: told.append(args[-1]))
     slowly.slow.release()
     await slowly.life.learning.close()
     assert "policy own cannot be kept" in str(told[0])
-    assert not slowly.life.learning._saving and slowly.life.learner.unsaved
+    assert not slowly.life.learning.snapshots.under_way and slowly.life.learner.unsaved
 
 
 async def test_a_policy_that_cannot_begin_begins_with_nothing(

@@ -25,6 +25,7 @@ DEFAULT_SLO_MICROS = 100_000
 
 # Pieces of feedback that one call has on their way to the log.
 MOST_AT_ONCE = 1000
+SLICE = 100  # pieces that are taken in one turn of the loop
 
 
 class Embedded:
@@ -226,6 +227,8 @@ class Embedded:
                 tell(False, error)
             if len(futures) % MOST_AT_ONCE == 0:  # the log is not to be flooded
                 await asyncio.wait(futures[-MOST_AT_ONCE:])
+            elif len(futures) % SLICE == 0:
+                await asyncio.sleep(0)
         return list(await asyncio.gather(*futures))
 
     async def set_policy(

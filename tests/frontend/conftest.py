@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 import uvloop
-from raw import add_echo, serving
 
 from clipper import Server
+
+from .raw import add_echo, serving
 
 _FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

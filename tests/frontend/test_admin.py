@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from admin_port import AdminPort, open_admin_port
 
 from clipper.records import BatchingSettings, ModelRecord
 from clipper.version import __version__
 from clipper.workers.packaging import pack
+
+from .admin_port import AdminPort, open_admin_port
 
 APP = {
     "name": "digits",

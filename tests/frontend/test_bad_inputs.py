@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from raw import LANES, Answer, ask, chunked, connect, eventually, is_quiet, predict, update
 
 from clipper import Server
+
+from .raw import LANES, Answer, ask, chunked, connect, eventually, is_quiet, predict, update
 
 LOOPS = ("uvloop",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -14,7 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
-from raw import (
+
+import clipper
+from clipper import Server
+from clipper.config import Settings
+
+from .raw import (
     LANES,
     ask,
     chunked,
@@ -26,10 +31,6 @@ from raw import (
     serving,
     with_trailer,
 )
-
-import clipper
-from clipper import Server
-from clipper.config import Settings
 
 LOOPS = ("uvloop",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from admin_port import AdminPort, Answer, open_admin_port
 from aiohttp import web
 
 from clipper.errors import Conflict, DeployFailed
@@ -21,6 +20,8 @@ from clipper.records import ApplicationRecord, ModelRecord
 from clipper.values import ModelId
 from clipper.workers.packaging import pack, python_version
 from clipper.workers.replica_set import Progress, ReplicaSet
+
+from .admin_port import AdminPort, Answer, open_admin_port
 
 MANIFEST: dict[str, Any] = {
     "model_name": "sum",

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from raw import (
+
+from clipper import Server
+
+from .raw import (
     LANES,
     Wire,
     add_echo,
@@ -29,8 +32,6 @@ from raw import (
     serving,
     with_trailer,
 )
-
-from clipper import Server
 
 LOOPS = ("uvloop", "asyncio")
 pytestmark = pytest.mark.asyncio(loop_scope="module")

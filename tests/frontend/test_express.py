@@ -11,7 +11,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from raw import predict, request, with_trailer
 
 from clipper.config import Limits, Settings
 from clipper.errors import InvalidInput
@@ -25,6 +24,8 @@ from clipper.frontend.express import (
 from clipper.frontend.gate import Gate
 from clipper.frontend.heads import Heads
 from clipper.frontend.lane import Lane
+
+from .raw import predict, request, with_trailer
 
 LIVE = request("GET", "/health/live")
 HIGH_WATER = 64 * 1024

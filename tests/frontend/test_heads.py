@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw import JSON, predict, request
 
 from clipper.config import Settings
 from clipper.frontend.gate import MAX_HEADERS, MAX_LINE, Gate
 from clipper.frontend.heads import _REMEMBERED, _REMEMBERED_SIZE, Heads, Plan
+
+from .raw import JSON, predict, request
 
 
 def make_heads(**values: object) -> Heads:

@@ -6,7 +6,11 @@ import re
 from collections.abc import Callable
 
 import pytest
-from raw import (
+
+from clipper import Server
+from clipper.frontend.api import RECENT_SIZE
+
+from .raw import (
     Answer,
     as_http10,
     ask,
@@ -19,9 +23,6 @@ from raw import (
     update,
     with_trailer,
 )
-
-from clipper import Server
-from clipper.frontend.api import RECENT_SIZE
 
 LOOPS = ("uvloop", "asyncio")
 pytestmark = pytest.mark.asyncio(loop_scope="module")

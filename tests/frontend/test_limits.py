@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from raw import (
+
+from clipper import Server
+
+from .raw import (
     LANES,
     PATIENCE,
     Wire,
@@ -26,8 +29,6 @@ from raw import (
     serving,
     with_trailer,
 )
-
-from clipper import Server
 
 LOOPS = ("uvloop",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")

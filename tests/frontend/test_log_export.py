@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from admin_port import AdminPort, open_admin_port
 
 from clipper.application import NOBODY
 from clipper.errors import ClipperError, StoreError
@@ -16,6 +15,8 @@ from clipper.inputs import InputType, encode_json_value
 from clipper.pieces import Item
 from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, Logged
+
+from .admin_port import AdminPort, open_admin_port
 
 APP = {
     "name": "digits",

@@ -9,7 +9,13 @@ import socket
 
 import pytest
 from msgspec.structs import replace
-from raw import (
+
+from clipper import Server
+from clipper.config import Limits
+from clipper.errors import ConfigError
+from clipper.frontend.ports import RESERVED_DESCRIPTORS, _fitted
+
+from .raw import (
     ask,
     connect,
     eventually,
@@ -20,11 +26,6 @@ from raw import (
     serving,
     settings_with,
 )
-
-from clipper import Server
-from clipper.config import Limits
-from clipper.errors import ConfigError
-from clipper.frontend.ports import RESERVED_DESCRIPTORS, _fitted
 
 LOOPS = ("uvloop", "asyncio")
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from raw import (
+
+from clipper import Server
+
+from .raw import (
     LANES,
     ask,
     chunked,
@@ -17,8 +20,6 @@ from raw import (
     request,
     serving,
 )
-
-from clipper import Server
 
 LOOPS = ("uvloop",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from raw import Wire, ask, connect, eventually, request
 
 from clipper.config import Limits, Settings
 from clipper.errors import Overloaded
@@ -23,6 +22,8 @@ from clipper.frontend.web import (
     middleware,
     read_body,
 )
+
+from .raw import Wire, ask, connect, eventually, request
 
 LOOPS = ("uvloop", "asyncio")
 

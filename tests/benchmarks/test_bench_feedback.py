@@ -31,6 +31,7 @@ from benchmarks.feedback_rate import (
 from benchmarks.feedback_report import Found, blocks, goals, make_report, remarks
 from benchmarks.stragglers import StragglerSample, measure_stragglers
 from benchmarks.straggling import CLIPPER, PAPER, WAITS
+from clipper.inputs import Row
 from clipper.panel import Panel
 from clipper.selection.vote import Vote
 from clipper.store.database import Database, Outcome, Read
@@ -247,9 +248,11 @@ def panel_of(kind: type[Panel]) -> tuple[Panel, Waiting]:
     application: Any = SimpleNamespace(
         rendering=SimpleNamespace(text=lambda output: output), rng=Random(1)
     )
-    choice: Any = SimpleNamespace(arms=("a:1#1", "b:1#2", "c:1#3"), odds=[1 / 3] * 3)
+    choice: Any = SimpleNamespace(
+        arms=("a:1#1", "b:1#2", "c:1#3"), odds=[1 / 3] * 3, models=()
+    )
     panel, waiting = kind(application, choice, Vote()), Waiting()
-    panel.begin(waiting)
+    panel.begin(waiting, Row(b"1"), 0.0, False)
     return panel, waiting
 
 

@@ -176,10 +176,14 @@ class Replica:
             raise
 
     async def _start(self, load_blob: LoadBlob, report: Report) -> None:
+        self._reply = self._loop.create_future()  # it may speak before connect is back
         try:
             self._process = WorkerProcess(self.spec.environment, self.spec.memory_limit)
             await self._process.connect(self._channel)
-        except OSError as error:
+        except BaseException as error:
+            self._reply = None
+            if not isinstance(error, OSError):
+                raise
             raise ReplicaFailed(f"the worker could not be started: {error}") from error
         hello = await self._next_message("start", self._patience.start)
         if not isinstance(hello, wire.Hello):
@@ -230,8 +234,9 @@ class Replica:
         report("example", batch.seconds)
 
     async def _next_message(self, what: str, seconds: float) -> wire.Message:
-        self._check_alive()
-        self._reply = self._loop.create_future()
+        if self._reply is None:
+            self._check_alive()
+            self._reply = self._loop.create_future()
         try:
             async with asyncio.timeout(seconds):
                 return await self._reply

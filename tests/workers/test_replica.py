@@ -13,7 +13,9 @@ import pytest
 from clipper.clock import SystemClock
 from clipper.inputs import InputType
 from clipper.values import UNIFORM, Batch, BatchFailure, FailureKind, RowError
+from clipper.workers import wire
 from clipper.workers.packaging import pack
+from clipper.workers.process import WorkerProcess
 from clipper.workers.replica import MAX_IN_FLIGHT, Replica
 from clipper.workers.spec import ReplicaFailed, ReplicaState, WorkerSpec
 
@@ -316,6 +318,27 @@ async def test_start_tells_what_is_wrong(start_worker: StartWorker) -> None:
         await start_worker(b"junk")
     with pytest.raises(ReplicaFailed, match="could not be loaded: "):
         await start_worker(b"\x80\x05junk")
+
+
+async def test_a_worker_may_speak_before_the_loop_has_come_round(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that starts many workers is late to see that one is connected."""
+    connect, told, spoken = WorkerProcess.connect, Replica.told, asyncio.Event()
+
+    def tell(self: Replica, message: wire.Message) -> None:
+        spoken.set()
+        told(self, message)
+
+    async def connect_late(self: WorkerProcess, protocol: Any) -> asyncio.Transport:
+        transport = await connect(self, protocol)
+        await spoken.wait()
+        return transport
+
+    monkeypatch.setattr(Replica, "told", tell)
+    monkeypatch.setattr(WorkerProcess, "connect", connect_late)
+    worker = await start_worker(total)
+    assert await worker.call([1.0, 2.0]) == [b"3.0"]
 
 
 async def test_a_cancelled_start_leaves_nothing() -> None:

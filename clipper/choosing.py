@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from clipper.errors import InvalidInput
+from clipper.learning.chunks import encode_context
 from clipper.learning.learner import Learner
 from clipper.learning.users import User
 from clipper.query_id import QueryIds, Stamp
-from clipper.selection.draw import Odds, Seats, as_logged
+from clipper.selection.draw import Odds, Seats, as_logged, draw_once, normalised
 from clipper.selection.policy import (
     Arm,
     Ensemble,
     SingleChoice,
+    State,
     Subject,
     generation_of,
     model_of,
@@ -48,12 +50,14 @@ class Choice:
 
     Under a single choice `index` is the arm that was drawn, with `propensity`, and `odds`
     are those of all arms; under an ensemble `index` is None and `odds` are the weights of
-    its members. `shadows` are asked as well and do not answer. `told` is what an answer
-    says of it: which model it is from, where there was a choice.
+    its members. `features` is what the policy made of the query's context, encoded to be
+    kept, None where it made nothing of it. `shadows` are asked as well and do not answer.
+    `told` is what an answer says of it, as JSON: which model it is from, where there was a
+    choice.
     """
 
     __slots__ = (
-        "age", "arms", "context", "generation", "index", "model", "models", "odds",
+        "age", "arms", "features", "generation", "index", "model", "models", "odds",
         "propensity", "shadows", "stamp", "told",
     )  # fmt: skip
 
@@ -66,8 +70,9 @@ class Choice:
         propensity: float,
         generation: int,
         stamp: Stamp,
-        context: Any = None,
+        features: bytes | None = None,
         shadows: tuple[tuple[Arm, Model], ...] = (),
+        told: bytes = b"",
     ) -> None:
         self.arms = arms
         self.models = models
@@ -77,16 +82,19 @@ class Choice:
         self.propensity = propensity
         self.generation = generation
         self.stamp = stamp
-        self.context = context
+        self.features = features
         self.shadows = shadows
         self.age = 0  # for whoever counts choices that are shared
-        self.told = b""
-        if index is not None and len(arms) > 1:
-            self.told = b',"model":"%b"' % str(model_of(arms[index])).encode()
+        self.told = told
 
     @property
     def arm(self) -> Arm | None:
         return None if self.index is None else self.arms[self.index]
+
+    def keep(self, context: Any) -> bytes | None:
+        """A query's own context, encoded to be kept, None where the features stand for
+        it."""
+        return encode_context(context) if self.features is None else None
 
 
 class _Compiled:
@@ -124,13 +132,15 @@ class Chooser:
         self._ids = ids
         self._random = rng.random
         # All mutable state: the arms with their models, those of them that are open to
-        # choice (None: to be found anew) with theirs, what was compiled for the
-        # population, and a number that rises whenever all that was compiled, users' too,
-        # is void.
+        # choice (None: to be found anew) with theirs, their generations and what is told
+        # of them, what was compiled for the population, and a number that rises whenever
+        # all that was compiled, users' too, is void.
         self._models: dict[Arm, Model] = {}
         self._arms: tuple[Arm, ...] = ()
         self._opened: tuple[Arm, ...] | None = None
         self._open_models: tuple[Model, ...] = ()
+        self._generations: list[int] = []
+        self._told: list[bytes] = []
         self._compiled: _Compiled | None = None
         self._epoch = 0
         self._failed = ""  # the policy of which it was told that it fails
@@ -156,11 +166,14 @@ class Chooser:
     def choose(self, subject: Subject, now: float) -> Choice:
         """The decision for one query. Raises InvalidInput for a context that the policy
         cannot use."""
-        learner = self._learner
-        policy = learner.policy
-        uid = subject.uid
+        learner, compiled = self._learner, self._compiled
+        if subject.uid is None and compiled and compiled.population == learner.version:
+            # what nearly all queries come to, without another call
+            index = bisect_right(compiled.bounds, self._random())
+            return compiled.choices[index] or self._make(compiled, index)
+        policy, uid = learner.policy, subject.uid
         if uid is not None:
-            if self._learner.sticky:
+            if learner.sticky:
                 return self._stay(uid, now)
             if policy.personal:
                 user = learner.users.get(uid)
@@ -168,16 +181,13 @@ class Chooser:
                     return self._draw(self._for_user(user, now))
         if policy.contextual:
             return self._decide(self.features(subject.context))
-        # what nearly all queries come to, without another call
-        compiled = self._compiled
-        if compiled is None or compiled.population != learner.version:
-            compiled = self._renew(now)
-        index = bisect_right(compiled.bounds, self._random())
-        return compiled.choices[index] or self._make(compiled, index)
+        return self._draw(self._shared(now))
 
-    def _renew(self, now: float) -> _Compiled:
+    def _shared(self, now: float) -> _Compiled:
         """What follows for the population now. Feedback often changes no odds."""
         before = self._compiled
+        if before is not None and before.population == self._learner.version:
+            return before
         compiled = self._compiled = self._compile(None, now)
         if (
             before is not None
@@ -232,19 +242,19 @@ class Chooser:
                 left = tuple(a for a in left if self._models[a].connected) or left
             self._opened = left
             self._open_models = tuple(self._models[arm] for arm in left)
+            self._generations = [generation_of(arm) for arm in left]
+            self._told = [b""] if len(left) == 1 else [_told(arm) for arm in left]
         return self._opened
 
     def _compile(self, user: User | None, now: float) -> _Compiled:
         learner, arms = self._learner, self._open()
         policy = learner.policy
         if isinstance(policy, Ensemble):
-            weights = self._weights(lambda: policy.weights(learner.state_for(user), arms))
+            weights = self._weights(policy, learner.state_for(user))
             compiled = _Compiled(None, arms, weights, (), now)
         else:
             assert isinstance(policy, SingleChoice)
-            odds = self._odds(
-                lambda: policy.probabilities(learner.state_for(user), arms, None)
-            )
+            odds = Odds(self._probabilities(policy, learner.state_for(user), None))
             shadows = tuple((arm, self._models[arm]) for arm in self.shadows())
             compiled = _Compiled(odds, arms, odds.probabilities, shadows, now)
         compiled.population = learner.version
@@ -263,26 +273,29 @@ class Chooser:
             self._complain()
             return None
 
-    def _odds(self, ask: Callable[[], Sequence[float]]) -> Odds:
-        """The policy's odds; those of the first arm alone if it fails to give any."""
-        count = len(self._open())
+    def _probabilities(
+        self, policy: SingleChoice, state: State, context: Any
+    ) -> list[float]:
+        """What the policy says of the arms that are open; if it fails to say anything, the
+        first of them alone."""
+        arms = self._open()
         try:
-            found = ask()
-            if len(found) != count:
-                raise ValueError(f"{len(found)} probabilities of {count} arms")
-            return Odds(list(map(float, found)))
+            found = policy.probabilities(state, arms, context)
+            if len(found) != len(arms):
+                raise ValueError(f"{len(found)} probabilities of {len(arms)} arms")
+            return normalised(found)
         except Exception:
             self._complain()
-            return Odds([1.0] + [0.0] * (count - 1))
+            return [1.0] + [0.0] * (len(arms) - 1)
 
-    def _weights(self, ask: Callable[[], Sequence[float]]) -> list[float]:
+    def _weights(self, policy: Ensemble, state: State) -> list[float]:
         """An ensemble's weights; equal ones if it fails to give any."""
-        count = len(self._open())
+        arms = self._open()
         try:
-            return check_weights(ask(), count)
+            return check_weights(policy.weights(state, arms), len(arms))
         except Exception:
             self._complain()
-            return [1.0] * count
+            return [1.0] * len(arms)
 
     def _complain(self) -> None:
         """Tell once that a policy of somebody's own fails: answers go on without it."""
@@ -297,9 +310,7 @@ class Chooser:
 
     def _stay(self, uid: str, now: float) -> Choice:
         """The same draw for a user every time."""
-        compiled = self._compiled
-        if compiled is None or compiled.population != self._learner.version:
-            compiled = self._renew(now)
+        compiled = self._shared(now)
         seats = compiled.seats
         if seats is None:
             seats = compiled.seats = self._seats(compiled)
@@ -320,31 +331,34 @@ class Chooser:
         learner, arms = self._learner, self._open()
         policy = learner.policy
         assert isinstance(policy, SingleChoice)
-        odds = self._odds(
-            lambda: policy.probabilities(learner.population.state, arms, context)
-        )
-        index = bisect_right(odds.bounds, self._random())
-        propensity = as_logged(odds.probabilities[index])
+        odds = self._probabilities(policy, learner.population.state, context)
+        index = draw_once(odds, self._random())
+        features = None if context is None else encode_context(context)
+        propensity, generation = as_logged(odds[index]), learner.generation
         stamp = self._ids.stamp_once(
-            learner.application, learner.generation, generation_of(arms[index]), propensity
+            learner.application, generation, self._generations[index], propensity
         )
         return Choice(
-            arms, self._open_models, odds.probabilities, index, propensity,
-            learner.generation, stamp, context,
+            arms, self._open_models, odds, index, propensity, generation, stamp, features,
+            (), self._told[index],
         )  # fmt: skip
 
     def _make(self, compiled: _Compiled, index: int) -> Choice:
         learner, arms = self._learner, compiled.arms
         chosen: int | None = None
-        propensity, generation = 1.0, 0
+        propensity, generation, told = 1.0, 0, b""
         if compiled.odds is not None:
-            chosen, generation = index, generation_of(arms[index])
-            propensity = as_logged(compiled.weights[index])
+            chosen, generation = index, self._generations[index]
+            propensity, told = as_logged(compiled.weights[index]), self._told[index]
         stamp = self._ids.stamp(
             learner.application, learner.generation, generation, propensity
         )
         choice = compiled.choices[index] = Choice(
             arms, self._open_models, compiled.weights, chosen, propensity,
-            learner.generation, stamp, None, compiled.shadows,
+            learner.generation, stamp, None, compiled.shadows, told,
         )  # fmt: skip
         return choice
+
+
+def _told(arm: Arm) -> bytes:
+    return b',"model":"%b"' % str(model_of(arm)).encode()

@@ -100,15 +100,11 @@ class Query:
         if choice is application.roster.standing:
             decisions.keep_output(nonce, output)  # the id says all the rest
             return text
-        made = _new(
-            Made,
-            (
-                application.number,
-                choice,
-                self.subject,
-                output if self.panel is None else self.panel,
-            ),
-        )
+        uid, context = self.subject
+        if context is not None:
+            context = choice.keep(context)
+        kept = output if self.panel is None else self.panel
+        made = _new(Made, (application.number, choice, uid, context, kept))
         decisions.keep(nonce, made, application.durable)
         return text
 
@@ -198,7 +194,10 @@ class BatchQuery:
         """The id that all rows share; each appends its index."""
         application, choice = self.application, self.choice
         text = choice.stamp.issue(self.arrived, len(self.outputs))
-        made = Made(application.number, choice, self.subject, self.panels or self.outputs)
+        uid, context = self.subject
+        if context is not None:
+            context = choice.keep(context)
+        made = Made(application.number, choice, uid, context, self.panels or self.outputs)
         application.decisions.keep(application.ids.nonce, made, application.durable)
         return text
 

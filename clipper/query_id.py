@@ -177,13 +177,18 @@ class OneStamp(Stamp):
 
     __slots__ = ()
 
+    def __init__(
+        self, ids: QueryIds, application: int, generation: int, arm: int, propensity: float
+    ) -> None:
+        self._ids = ids
+        self._decision = (application, generation, arm, propensity)
+
     def issue(self, now: float, rows: int = 1) -> bytes:
         ids = self._ids
         ids.nonce = nonce = (ids.nonce + 1) & _MASK
-        wall = int(ids._clock.wall())
-        raw = _FIXED.pack(_FORMAT, ids._number, wall, *self._decision)
-        raw += _TAIL.pack(nonce, rows)
-        signer = ids._signers[ids._number].copy()
+        number, wall = ids._number, int(ids._clock.wall())
+        raw = _FIXED.pack(_FORMAT, number, wall, *self._decision) + _TAIL.pack(nonce, rows)
+        signer = ids._signers[number].copy()
         signer.update(raw)
         raw += signer.digest()
         return binascii.b2a_base64(raw, newline=False).translate(_URLSAFE)

@@ -104,7 +104,9 @@ class _Body(msgspec.Struct, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Body).decode
 
-_NO_CONTEXT = msgspec.Raw(_encode(None))
+_decode_any = msgspec.msgpack.Decoder().decode
+
+_NOTHING = _encode(None)
 
 
 def encode_chunks(
@@ -138,19 +140,21 @@ def encode_chunks(
 
 
 def _body(mades: Sequence[Made], offsets: list[int], results: list[_Result]) -> _Body:
-    choices: dict[int, Choice] = {id(made.choice): made.choice for made in mades}
-    places = {known: place for place, known in enumerate(choices)}
+    applications, chosen, uids, contexts, _ = map(list, zip(*mades, strict=True))
+    names = list(map(id, chosen))
+    choices: dict[int, Choice] = dict(zip(names, chosen, strict=True))
+    places = {name: place for place, name in enumerate(choices)}
     return _Body(
         [_written(choice) for choice in choices.values()],
         offsets,
-        [made.application for made in mades],
-        [places[id(made.choice)] for made in mades],
-        [made.subject.uid for made in mades],
+        applications,
+        [places[name] for name in names],
+        uids,
         results,
         {
-            place: _kept(made.subject.context)
-            for place, made in enumerate(mades)
-            if made.subject.context is not None and made.choice.context is None
+            place: msgspec.Raw(context)
+            for place, context in enumerate(contexts)
+            if context is not None
         },
     )
 
@@ -183,20 +187,14 @@ def _weight(result: _Result) -> int:
     return _ROW + (len(result) if result else 0)
 
 
-def encode_context(context: Any) -> bytes | None:
-    """A context, or what a policy made of one, as it is written; None if it cannot be."""
+def encode_context(context: Any) -> bytes:
+    """A context, or what a policy made of one, as it is kept, in memory too: dozens of
+    numbers are more as objects. One that is too large or cannot be written becomes none."""
     try:
-        return _encode(context)
+        text = _encode(context)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
-
-
-def _kept(context: Any) -> msgspec.Raw:
-    """A context as it is written, if it is worth keeping."""
-    if context is None:
-        return _NO_CONTEXT
-    text = encode_context(context)
-    return _NO_CONTEXT if text is None or len(text) > LARGEST else msgspec.Raw(text)
+        return _NOTHING
+    return text if len(text) <= LARGEST else _NOTHING
 
 
 def _written(choice: Choice) -> _Choice:
@@ -206,7 +204,7 @@ def _written(choice: Choice) -> _Choice:
         tuple(choice.odds),
         choice.index,
         choice.propensity,
-        _kept(choice.context),
+        msgspec.Raw(_NOTHING if choice.features is None else choice.features),
     )
 
 
@@ -265,8 +263,10 @@ class DecodedChunk:
         if type(result) is list:
             result = msgspec.convert(result, _Panel)
         choice = body.choices[body.chosen[place]]
-        uid, context = body.uids[place], body.contexts.get(place)
-        return _decision(body.applications[place], choice, uid, context, result)
+        context = body.contexts.get(place, choice.context)
+        return _decision(
+            body.applications[place], choice, body.uids[place], context, result
+        )
 
     def _rows(self, place: int) -> list[_Result]:
         result = self._body.results[place]
@@ -288,10 +288,9 @@ def to_decision(made: Made, index: int) -> Decision | None:
         outputs = outputs[index]
     elif index:
         return None
-    subject = made.subject
-    return _decision(
-        made.application, made.choice, subject.uid, subject.context, _result(outputs)
-    )
+    text = made.choice.features if made.context is None else made.context
+    context = None if text is None else _decode_any(text)
+    return _decision(made.application, made.choice, made.uid, context, _result(outputs))
 
 
 def _decision(
@@ -326,6 +325,5 @@ def _decision(
                 outputs[arm] = result
     return Decision(
         application, choice.generation, arms, tuple(choice.odds), ensemble, chosen,
-        propensity, uid, context if choice.context is None else choice.context,
-        outputs, answer, failed,
+        propensity, uid, context, outputs, answer, failed,
     )  # fmt: skip

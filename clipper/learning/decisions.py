@@ -21,10 +21,8 @@ from clipper.learning.chunks import (
     DecodedChunk,
     decode_chunk,
     encode_chunks,
-    encode_context,
     to_decision,
 )
-from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, FeedbackLog
 from clipper.values import Output, RowError
 
@@ -40,7 +38,6 @@ _OVERHEAD = 400  # bytes of one decision beside what follows
 _CHOICE = 1000  # of a choice, which many decisions may share
 _PANEL = 1000  # of a panel beside its members' outputs
 _ROW = 100  # of one row of a batch beside its output
-_NUMBER = 40  # of a number in a context
 
 # A chunk is written when it has this many decisions, or CHUNK_BYTES, or when it is this
 # old.
@@ -59,12 +56,14 @@ _LOST = RowError("", "")
 
 
 class Made(NamedTuple):
-    """A decision as it is kept in memory. `outputs` is the output of a single query, a
-    list for a batch, a panel, or a list of panels."""
+    """A decision as it is kept in memory. `context` is the query's own, encoded, where the
+    policy made nothing of it. `outputs` is the output of a single query, a list for a
+    batch, a panel, or a list of panels."""
 
     application: int
     choice: Choice
-    subject: Subject
+    uid: str | None
+    context: bytes | None
     outputs: Any
 
 
@@ -125,17 +124,14 @@ class Decisions:
     def keep(self, nonce: int, made: Made, durable: bool) -> None:
         """Remember a decision whose query id has this nonce; `durable`, on disk as well."""
         self._young[nonce] = made
-        output = made.outputs
-        if (
-            type(output) is bytes
-            and made.subject.context is None
-            and made.choice.context is None
-        ):
-            size = _OVERHEAD + len(output)
-        else:
-            size = _size(made)
-        if made.choice.age != self._age:
-            made.choice.age = self._age
+        choice, output = made.choice, made.outputs
+        size = _OVERHEAD + (len(output) if type(output) is bytes else _size_of(output))
+        if choice.features is not None:
+            size += len(choice.features)
+        elif made.context is not None:
+            size += len(made.context)
+        if choice.age != self._age:
+            choice.age = self._age
             self._bytes += _CHOICE
         self._bytes += size
         if self._bytes > _HALF:
@@ -264,33 +260,14 @@ class Decisions:
         return decoded
 
 
-def _size(made: Made) -> int:
-    """Bytes of a decision in memory, about, beside its choice."""
-    size = _OVERHEAD
-    outputs, context = made.outputs, made.subject.context
-    if type(outputs) is list:
-        size += sum([_ROW + _size_of(output) for output in outputs])
-    else:
-        size += _size_of(outputs)
-    if made.choice.context is not None:
-        size += _size_of_context(made.choice.context)
-    if context is not None:
-        size += _size_of_context(context)
-    return size
-
-
 def _size_of(output: Any) -> int:
+    """Bytes in memory, about."""
     kind = type(output)
     if kind is bytes or kind is str:
         return len(output)
+    if kind is list:
+        return sum([_ROW + _size_of(row) for row in output])
     texts = getattr(output, "texts", None)
     if texts is None:
         return 0  # an error, which many share
     return _PANEL + sum([len(text) for text in texts if text is not None])
-
-
-def _size_of_context(context: Any) -> int:
-    """Of the usual one at a glance, of another by what it is as written."""
-    if type(context) is list and type(context[0] if context else None) is float:
-        return _NUMBER * len(context)
-    return 8 * len(encode_context(context) or b"")

@@ -26,7 +26,7 @@ class DirectModel:
     def predict(self, arms: Sequence[Arm], context: Any) -> list[float]:
         """The expected losses, in [0, 1]."""
         means = self._ridge.means(self._state, arms, self._point(context))
-        return [min(max(_PRIOR + mean, 0.0), 1.0) for mean in means.tolist()]
+        return [min(max(_PRIOR + mean, 0.0), 1.0) for mean in means]
 
     def learn(self, losses: Mapping[Arm, float], context: Any, arms: Sequence[Arm]) -> None:
         targets = {arm: loss - _PRIOR for arm, loss in losses.items()}

@@ -19,6 +19,28 @@ def as_logged(probability: float) -> float:
     return rounded
 
 
+def normalised(probabilities: Sequence[float]) -> list[float]:
+    """The same as floats of sum 1. Raises ValueError for what is no distribution."""
+    found = list(map(float, probabilities))
+    total = sum(found)
+    if not 0 < total < math.inf or min(found) < 0:
+        raise ValueError(f"not a distribution: {found}")
+    return found if total == 1.0 else [p / total for p in found]
+
+
+def draw_once(probabilities: Sequence[float], u: float) -> int:
+    """Which of normalised probabilities the number `u`, uniform in [0, 1), stands for:
+    what Odds says of it, for a distribution that is hardly ever met again."""
+    end, last = 0.0, 0
+    for index, p in enumerate(probabilities):
+        end += p
+        if u < end:
+            return index
+        if p:
+            last = index
+    return last  # rounding left a gap above it
+
+
 class Odds:
     """A distribution, compiled to be drawn from many times.
 
@@ -29,10 +51,7 @@ class Odds:
     __slots__ = ("bounds", "probabilities")
 
     def __init__(self, probabilities: Sequence[float]) -> None:
-        total = sum(probabilities)
-        if not 0 < total < math.inf or min(probabilities) < 0:
-            raise ValueError(f"not a distribution: {list(probabilities)}")
-        self.probabilities = [p / total for p in probabilities]
+        self.probabilities = normalised(probabilities)
         self.bounds = list(accumulate(self.probabilities))
         # rounding may leave a gap above the last one that can be drawn
         last = max(i for i, p in enumerate(self.probabilities) if p)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Any
-
-import numpy as np
 
 from clipper.selection import ridge
 from clipper.selection.policy import Arm, State
@@ -42,13 +41,15 @@ class LinUCB(ridge.RidgeChoice):
         self, state: State, arms: Sequence[Arm], context: Any
     ) -> Sequence[float]:
         x = self.point(context)
-        scores = self.regression.means(state, arms, x)
-        scores = scores + self.options.alpha * np.sqrt(
-            self.regression.widths(state, arms, x)
-        )
-        found = scores.tolist()
-        best = max(found)
+        alpha = self.options.alpha
+        means = self.regression.means(state, arms, x)
+        widths = self.regression.widths(state, arms, x)
+        scores = [
+            mean + alpha * sqrt(width) for mean, width in zip(means, widths, strict=True)
+        ]
+        best = max(scores)
         # what differs in rounding alone is a tie
         bar = best - 1e-9 * max(1.0, abs(best))
-        share = 1.0 / sum(score >= bar for score in found)
-        return self.explored([share if score >= bar else 0.0 for score in found])
+        chances = [1.0 if score >= bar else 0.0 for score in scores]
+        tied = sum(chances)
+        return self.explored(chances if tied == 1.0 else [c / tied for c in chances])

@@ -11,7 +11,7 @@ import msgspec
 
 from clipper.errors import InvalidInput
 from clipper.records import PolicySettings
-from clipper.selection.draw import Odds
+from clipper.selection.draw import normalised
 from clipper.selection.policy import Ensemble, SelectionPolicy, SingleChoice
 from clipper.values import check_name
 
@@ -105,7 +105,7 @@ def _try(policy: SelectionPolicy) -> None:
     if isinstance(policy, Ensemble):
         check_weights(policy.weights(state, arms), len(arms))
     elif isinstance(policy, SingleChoice) and not policy.contextual:
-        Odds(check_weights(policy.probabilities(state, arms, None), len(arms)))
+        normalised(check_weights(policy.probabilities(state, arms, None), len(arms)))
 
 
 def check_weights(found: Sequence[float], count: int) -> list[float]:

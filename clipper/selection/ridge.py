@@ -34,7 +34,7 @@ MOST_FEATURES = 256
 # Contexts are refused beyond this: their squares are summed over millions of queries.
 LARGEST = 1e6
 
-_NUMBERS = frozenset({int, float})
+_FLOATS = frozenset({float})
 
 # Numbers in the matrices of one kind. A wide context leaves room for fewer arms that are
 # not in use.
@@ -107,31 +107,33 @@ class Ridge:
 
     # -- what follows from a state ------------------------------------------------------
 
-    def means(self, state: State, arms: Sequence[Arm], x: Vector) -> Vector:
+    def means(self, state: State, arms: Sequence[Arm], x: Vector) -> list[float]:
         """theta' x for each of `arms`; 0 for one without evidence."""
         theta: Vector = state["theta"]
+        found: list[float]
         if tuple(state["pulls"]) == tuple(arms) and self.fits(state):
-            found: Vector = theta.dot(x)
+            found = theta.dot(x).tolist()
             return found
         at, rows = self._rows(state, arms)
         answer = np.zeros(len(arms))
         if len(rows):
             answer[at] = theta[rows] @ x
-        return answer
+        found = answer.tolist()
+        return found
 
-    def widths(self, state: State, arms: Sequence[Arm], x: Vector) -> Vector:
+    def widths(self, state: State, arms: Sequence[Arm], x: Vector) -> list[float]:
         """x' (G + ridge I)^-1 x for each of `arms`: how little is known there."""
         inverse: Vector = state["inverse"]
         if tuple(state["pulls"]) == tuple(arms) and self.fits(state):
             # one product over all arms is faster than one for each
             count, size, _ = inverse.shape
             products = inverse.reshape(-1, size).dot(x).reshape(count, size)
-            widths: Vector = np.maximum(products.dot(x), 0.0)
-            return widths
+            return [width if width > 0 else 0.0 for width in products.dot(x).tolist()]
         at, rows = self._rows(state, arms)
-        found = np.full(len(arms), float(x @ x) / self.ridge)
+        widths = np.full(len(arms), float(x @ x) / self.ridge)
         if len(rows):
-            found[at] = np.maximum((inverse[rows] @ x) @ x, 0.0)
+            widths[at] = np.maximum((inverse[rows] @ x) @ x, 0.0)
+        found: list[float] = widths.tolist()
         return found
 
     def fits(self, state: State) -> bool:
@@ -284,12 +286,8 @@ class RidgeChoice(SingleChoice):
                 f" {'number' if wanted == 1 else 'numbers'} at $.context,"
                 f" got {_described(context)}"
             )
-        if _NUMBERS.issuperset(map(type, context)) and (
-            min(context) >= -LARGEST
-            and max(context) <= LARGEST
-            and not math.isnan(sum(context))
-        ):
-            return list(map(float, context))  # as nearly all are
+        if _FLOATS.issuperset(map(type, context)) and math.hypot(*context) <= LARGEST:
+            return list(context)  # as nearly all are
         for index, value in enumerate(context):
             if type(value) is not float and type(value) is not int:
                 what = "an array" if isinstance(value, list) else _described(value)

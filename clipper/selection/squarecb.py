@@ -47,7 +47,7 @@ class SquareCB(ridge.RidgeChoice):
         self, state: State, arms: Sequence[Arm], context: Any
     ) -> Sequence[float]:
         predicted = self.regression.means(state, arms, self.point(context))
-        costs = [min(max(cost, 0.0), 1.0) for cost in predicted.tolist()]
+        costs = [min(max(cost, 0.0), 1.0) for cost in predicted]
         least = min(costs)
         rounds = state["rounds"] if self.regression.fits(state) else 0.0
         gamma = self.options.gamma_scale * rounds**self.options.gamma_exponent

@@ -11,7 +11,7 @@ import msgspec
 
 from clipper.errors import Conflict
 from clipper.selection.combine import make_combiner
-from clipper.selection.draw import Odds, as_logged
+from clipper.selection.draw import as_logged, draw_once, normalised
 from clipper.selection.logged import LoggedDecision
 from clipper.selection.losses import Loss
 from clipper.selection.policy import (
@@ -73,8 +73,8 @@ class Trial:
         """How probable each of its arms is to a single choice."""
         assert isinstance(self.policy, SingleChoice)
         arms, state = self.arms(record), self._state(record.uid)
-        found = Odds(self.policy.probabilities(state, arms, features))
-        return dict(zip(arms, found.probabilities, strict=True))
+        found = normalised(self.policy.probabilities(state, arms, features))
+        return dict(zip(arms, found, strict=True))
 
     def live(self, record: LoggedDecision, features: Any, rng: Random) -> float:
         """The loss to expect on a record that knows all of them, and learning as after an
@@ -86,7 +86,7 @@ class Trial:
             self._learn(record, Observation(arms, losses, context=features))
             return loss
         odds = self.odds(record, features)
-        arm = arms[Odds(list(odds.values())).draw(rng.random())]
+        arm = arms[draw_once(list(odds.values()), rng.random())]
         loss = record.losses[arm]
         seen = Observation(arms, {arm: loss}, (arm,), as_logged(odds[arm]), loss, features)
         self._learn(record, seen)

@@ -15,10 +15,10 @@ from clipper.learning.chunks import (
     LARGEST,
     decode_chunk,
     encode_chunks,
+    encode_context,
     to_decision,
 )
 from clipper.learning.decisions import Made
-from clipper.selection.policy import Subject
 from clipper.store.base import Chunk
 from clipper.values import RowError
 
@@ -26,12 +26,12 @@ ARMS = ("a:1#1", "b:1#2", "c:1#3")
 FAILED = RowError("model_failed", "no")
 
 
-def choice(index: int | None = 1, context: Any = None) -> Choice:
+def choice(index: int | None = 1, features: bytes | None = None) -> Choice:
     models: Any = (None, None, None)
     stamp: Any = None
     odds = [0.2, 0.3, 0.5]
     p = 1.0 if index is None else odds[index]
-    return Choice(ARMS, models, odds, index, p, 4, stamp, context)
+    return Choice(ARMS, models, odds, index, p, 4, stamp, features)
 
 
 def panel(
@@ -44,8 +44,10 @@ def panel(
 
 
 def made(outputs: Any, index: int | None = 1, **more: Any) -> Made:
-    subject = Subject(more.get("uid"), more.get("context"))
-    return Made(9, choice(index, more.get("features")), subject, outputs)
+    features, context = more.get("features"), more.get("context")
+    chosen = choice(index, None if features is None else encode_context(features))
+    kept = None if context is None else chosen.keep(context)
+    return Made(9, chosen, more.get("uid"), kept, outputs)
 
 
 def one(chunks: Iterator[Chunk]) -> Chunk:
@@ -99,7 +101,7 @@ def test_a_decision_from_the_disk_is_the_one_in_memory(decided: dict[int, Made])
 
 def test_a_choice_shared_is_written_once() -> None:
     shared = choice()
-    many = [(n, Made(9, shared, Subject(), b"1")) for n in range(1000)]
+    many = [(n, Made(9, shared, None, None, b"1")) for n in range(1000)]
     assert len(one(encode_chunks(*zip(*many, strict=True), 0.0)).body) < 20_000
 
 

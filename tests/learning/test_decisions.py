@@ -10,16 +10,14 @@ from fakes import FakeLoop, ManualClock
 from clipper.choosing import Choice
 from clipper.errors import ClipperError, DiskFull, Overloaded, StoreError
 from clipper.learning import decisions as module
-from clipper.learning.chunks import Decision
+from clipper.learning.chunks import Decision, encode_context
 from clipper.learning.decisions import CHUNK, CHUNK_SECONDS, Decisions, Made
 from clipper.query_id import QueryIds
-from clipper.selection.policy import Subject
 from clipper.store.base import Chunk
 from clipper.store.memory import MemoryStore
 from clipper.values import RowError
 
 ARMS = ("a:1#1", "b:1#2")
-NOBODY = Subject()
 
 
 class Desk:
@@ -39,15 +37,15 @@ class Desk:
         )
         return self.decisions
 
-    def new_choice(self, context: Any = None) -> Choice:
+    def new_choice(self, features: bytes | None = None) -> Choice:
         stamp = self.ids.stamp(1, 1, 1, 0.5)
-        return Choice(ARMS, (None, None), [0.5, 0.5], 0, 0.5, 1, stamp, context)  # type: ignore[arg-type]
+        return Choice(ARMS, (None, None), [0.5, 0.5], 0, 0.5, 1, stamp, features)  # type: ignore[arg-type]
 
     def keep(
         self, nonce: int, outputs: Any = b"1", durable: bool = True, **more: Any
     ) -> None:
         choice = more.get("choice", self.choice)
-        made = Made(1, choice, more.get("subject", NOBODY), outputs)
+        made = Made(1, choice, more.get("uid"), more.get("context"), outputs)
         self.decisions.keep(nonce, made, durable)
 
     def find(self, nonce: int, row: int = 0, durable: bool = True) -> Any:
@@ -125,10 +123,9 @@ def test_what_a_query_brings_and_a_choice_of_its_own_weigh_too(desk: Desk) -> No
 
     first, again = weight(), weight()
     assert first >= again + 500  # the choice counts once
-    assert weight(subject=Subject("ann", [0.5] * 1000)) > again + 30_000
-    assert weight(subject=Subject("ann", {"a": ["x" * 1000]})) > again + 1000
-    choice = desk.new_choice([0.5] * 100)
-    assert weight(choice=choice) > again + 3000
+    assert weight(context=encode_context([0.5] * 400)) > again + 400 * 9
+    choice = desk.new_choice(encode_context([0.5] * 400))
+    assert weight(choice=choice) > again + 400 * 9
     desk.decisions._turn()
     assert weight() == first
 
@@ -190,9 +187,9 @@ async def test_a_context_that_cannot_be_written_costs_nothing_else(
 ) -> None:
     desk.keep(1)
     if whose == "query":
-        desk.keep(2, subject=Subject(None, context))
+        desk.keep(2, context=encode_context(context))
     else:
-        desk.keep(2, choice=desk.new_choice(context))
+        desk.keep(2, choice=desk.new_choice(encode_context(context)))
     desk.decisions.flush()
     await desk.loop.work()
     assert (desk.decisions.written, desk.decisions.lost) == (2, 0)
@@ -204,7 +201,7 @@ async def test_a_chunk_that_cannot_be_made_takes_no_place(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     for nonce in range(module._UNWRITTEN + 1):
-        desk.keep(nonce, subject=Subject("\ud800"))
+        desk.keep(nonce, uid="\ud800")
         desk.decisions.flush()
         await desk.loop.work()
     assert desk.decisions.lost == module._UNWRITTEN + 1
@@ -217,7 +214,7 @@ async def test_a_chunk_that_cannot_be_made_takes_no_place(
 
 async def test_an_earlier_life_is_remembered(desk: Desk) -> None:
     for nonce in (10, 11, 14):
-        desk.keep(nonce, subject=Subject(f"user{nonce}"))
+        desk.keep(nonce, uid=f"user{nonce}")
     desk.keep(12, durable=False)
     desk.decisions.flush()
     await desk.loop.work()

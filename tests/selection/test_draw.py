@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper.selection.draw import Odds, Seats, as_logged
+from clipper.selection.draw import Odds, Seats, as_logged, draw_once
 
 WEIGHTS = st.lists(st.floats(0, 1e6), min_size=1, max_size=12).filter(
     lambda weights: sum(weights) > 1e-3
@@ -21,6 +21,12 @@ def test_what_has_no_probability_is_never_drawn(weights: list[float], u: float) 
     odds = Odds(weights)
     assert math.isclose(sum(odds.probabilities), 1.0, rel_tol=1e-9)
     assert odds.probabilities[odds.draw(u)] > 0
+
+
+@given(WEIGHTS, st.floats(0, 1, exclude_max=True) | st.just(math.nextafter(1.0, 0.0)))
+def test_one_draw_is_that_of_what_is_compiled(weights: list[float], u: float) -> None:
+    odds = Odds(weights)
+    assert draw_once(odds.probabilities, u) == odds.draw(u)
 
 
 def test_draws_are_as_frequent_as_they_are_probable() -> None:

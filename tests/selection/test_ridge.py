@@ -170,8 +170,8 @@ def test_wide_contexts_keep_fewer_arms() -> None:
 def test_a_state_of_another_size_is_one_without_evidence() -> None:
     old = Ridge(2).learn(Ridge(2).init(), np.ones(2), {A: 1.0}, (A,))
     regression, x = Ridge(3), np.ones(3)
-    assert regression.means(old, (A,), x).tolist() == [0.0]
-    assert regression.widths(old, (A,), x).tolist() == [3.0]
+    assert regression.means(old, (A,), x) == [0.0]
+    assert regression.widths(old, (A,), x) == [3.0]
     state = regression.learn(old, x, {A: 1.0}, (A,))
     assert regression.means(state, (A,), x)[0] == pytest.approx(0.75)
 
@@ -259,7 +259,7 @@ def test_it_starts_from_the_mean_losses_with_little_weight() -> None:
     state = policy.begin({A: Total(1e6, 2e5), B: Total(4, 4.0), C: Total(0, 0.0)})
     x = policy.point([0.0, 0.0])
     means = policy.regression.means(state, (A, B, C), x)
-    assert means.tolist() == pytest.approx([0.8 * 20 / 21, 0.0, 0.0])
+    assert means == pytest.approx([0.8 * 20 / 21, 0.0, 0.0])
     widths = policy.regression.widths(state, (A, B, C), x)
-    assert widths.tolist() == pytest.approx([1 / 21, 1 / 5, 1.0])
+    assert widths == pytest.approx([1 / 21, 1 / 5, 1.0])
     assert msgspec.json.encode(state["pulls"]) == b'{"a:1#1":20.0,"b:1#2":4.0}'

@@ -7,6 +7,7 @@ import signal
 import pytest
 from engine_room import disk, engine, workers  # noqa: F401
 from fakes import FakeLoop, ManualClock
+from house import ask, house  # noqa: F401
 from hypothesis import HealthCheck, settings
 from school import school  # noqa: F401
 

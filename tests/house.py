@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from fakes import (
     FakeLoop,
     FakeReplica,
@@ -165,3 +166,16 @@ class Ask:
 
     def wait(self, seconds: float) -> None:
         self.house.loop.advance(seconds)
+
+
+@pytest.fixture
+async def house(
+    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
+) -> House:
+    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
+    return House(clock, fake_loop)
+
+
+@pytest.fixture
+async def ask(house: House) -> Ask:
+    return Ask(house)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fakes import FakeLoop, FakeReplicaSet, ManualClock
 from house import SLO, Ask, House, Receiver, replicas, row
 
 from clipper.application import GONE
@@ -15,19 +14,6 @@ from clipper.errors import Unavailable
 from clipper.model import STOPPED
 from clipper.query import NO_MODEL
 from clipper.workers.replica_set import State
-
-
-@pytest.fixture
-async def house(
-    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
-) -> House:
-    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-    return House(clock, fake_loop)
-
-
-@pytest.fixture
-async def ask(house: House) -> Ask:
-    return Ask(house)
 
 
 def arm_of(house: House, query_id: str) -> int:

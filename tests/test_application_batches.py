@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from fakes import FakeLoop, FakeReplicaSet, ManualClock
 from house import SLO, Ask, House
 
 from clipper.batching.job import EXPIRED
 from clipper.config import Limits
 from clipper.errors import NotFound
 from clipper.values import RowError
-
-
-@pytest.fixture
-async def house(
-    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
-) -> House:
-    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-    return House(clock, fake_loop)
-
-
-@pytest.fixture
-async def ask(house: House) -> Ask:
-    return Ask(house)
 
 
 async def test_the_rows_of_a_batch_hit_join_and_start(ask: Ask) -> None:

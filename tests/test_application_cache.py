@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-from fakes import FakeLoop, FakeReplicaSet, ManualClock
 from house import SLO, Ask, House, Receiver, replicas, row
 
 from clipper.batching.job import EXPIRED
 from clipper.batching.outcomes import REFUSED
 from clipper.values import FailureKind, RowError
-
-
-@pytest.fixture
-async def house(
-    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
-) -> House:
-    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-    return House(clock, fake_loop)
-
-
-@pytest.fixture
-async def ask(house: House) -> Ask:
-    return Ask(house)
-
 
 # -- outputs that grow old -------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeLoop, FakeReplicaSet, ManualClock
 from house import Ask, House
 
 from clipper.batching.job import EXPIRED
@@ -19,14 +18,6 @@ from clipper.errors import (
 )
 from clipper.rendering import render_string
 from clipper.values import Output, Prediction, RowError
-
-
-@pytest.fixture
-async def house(
-    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
-) -> House:
-    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-    return House(clock, fake_loop)
 
 
 def answer_of(ask: Ask, output: Output) -> Prediction:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes import FakeLoop, FakeReplicaSet, ManualClock
 from house import Ask, House, Receiver, replicas, row
 
 from clipper.errors import InvalidInput
@@ -13,14 +12,6 @@ from clipper.query import NO_MODEL
 from clipper.records import PolicySettings
 from clipper.selection.policy import Subject
 from clipper.selection.static import Static
-
-
-@pytest.fixture
-async def house(
-    clock: ManualClock, fake_loop: FakeLoop, monkeypatch: pytest.MonkeyPatch
-) -> House:
-    monkeypatch.setattr("clipper.model.ReplicaSet", FakeReplicaSet)
-    return House(clock, fake_loop)
 
 
 def arm_of(house: House, query_id: str) -> int:

@@ -49,7 +49,8 @@ def _weights(choosing: Choosing) -> list[str]:
     ensemble = choosing.kind == "ensemble"
     what = "weighs its members" if ensemble else "shares the queries"
     said = [f"{arm.model} {percent(arm.weight or 0.0)}" for arm in arms]
-    whom = ", for users without feedback of their own" if choosing.personal else ""
+    others = choosing.personal and choosing.users_in_memory
+    whom = ", for users without feedback of their own" if others else ""
     return [f"{policy} {what} so{whom}: {_listed(said)}."]
 
 

@@ -36,7 +36,8 @@ def test_shares_and_losses_of_a_single_choice() -> None:
 
 def test_weights_of_an_ensemble_for_each_user() -> None:
     hedge = replace(UCB, policy="hedge", kind="ensemble", personal=True)
-    assert said(hedge)[0] == (
+    assert said(hedge)[0] == "hedge weighs its members so: d:2 95.0 %, d:1 5.0 %."
+    assert said(replace(hedge, users_in_memory=1))[0] == (
         "hedge weighs its members so, for users without feedback of their own: "
         "d:2 95.0 %, d:1 5.0 %."
     )

@@ -124,10 +124,8 @@ async def test_a_cold_user_is_read_before_it_learns(school: Make) -> None:
     packed = before.experience.pack()
     class_.learner.users.remove("alice")
     query_id = class_.ask(b"3")  # nobody's, so that alice is not loaded by asking
-    memory = class_.house.learning.decisions
-    memory._young[class_.house.ids.nonce] = memory._young[class_.house.ids.nonce]._replace(
-        subject=Subject("alice")
-    )
+    kept, nonce = class_.house.learning.decisions._newest, class_.house.ids.nonce
+    kept[nonce] = kept[nonce]._replace(uid="alice")
     assert class_.give(query_id, label=3).accepted
     after = class_.learner.users.get("alice")
     assert after is not None and after.experience is not None

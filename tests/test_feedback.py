@@ -174,7 +174,7 @@ async def test_a_version_that_is_gone_cannot_be_asked(school: Make) -> None:
 
 def forget_decisions(class_: School) -> None:
     memory: Any = class_.house.learning.decisions
-    memory._young, memory._old = {}, {}
+    memory._newest.clear()
     memory._next, memory._next_nonces = [], []
 
 
@@ -301,7 +301,7 @@ async def test_decisions_come_back_from_the_disk(school: Make) -> None:
     class_.house.learning.decisions.flush()
     await class_.loop.work()
     memory: Any = class_.house.learning.decisions
-    memory._young = {}
+    memory._newest.clear()
     told = class_.give(query_id, label=4)
     assert not told.times
     await class_.loop.work()

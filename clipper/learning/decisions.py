@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Bound of the memory: half of it is given up at once, the older half.
+# Bound of the memory. It is given up in parts, the oldest first: to free all of it at once
+# would hold the loop for tens of milliseconds.
 MOST_BYTES = 64 * 1024 * 1024
-_HALF = MOST_BYTES // 2
+_PART = MOST_BYTES // 16
 _OVERHEAD = 400  # bytes of one decision beside what follows
 _CHOICE = 1000  # of a choice, which many decisions may share
 _PANEL = 1000  # of a panel beside its members' outputs
@@ -85,14 +86,15 @@ class Decisions:
         self._clock = clock
         self._call_later = call_later
         self._spawn = spawn
-        # All mutable state: decisions of late and those before them, the bytes of the
-        # former, how often they took turns; what the next chunk will hold, its bytes,
-        # whether it has a timer, chunks on their way; chunks that were read; lookups that
-        # wait; counters.
-        self._young: dict[int, Made | Output] = {}
-        self._old: dict[int, Made | Output] = {}
+        # All mutable state: the newest decisions, their bytes and how many parts there were
+        # before them; the parts that are still kept, with their bytes, and those of all;
+        # what the next chunk will hold, its bytes, whether it has a timer, chunks on their
+        # way; chunks that were read; lookups that wait; counters.
+        self._newest: dict[int, Made | Output] = {}
         self._bytes = 0
         self._age = 1
+        self._older: deque[tuple[dict[int, Made | Output], int]] = deque()
+        self._older_bytes = 0
         self._next: list[Made] = []
         self._next_nonces: list[int] = []
         self._next_bytes = 0
@@ -106,7 +108,7 @@ class Decisions:
         self.lost = 0  # that could not be written
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self._newest) + sum([len(part) for part, _ in self._older])
 
     def __repr__(self) -> str:
         return f"<Decisions {len(self)} in memory, {self.written} written>"
@@ -116,14 +118,14 @@ class Decisions:
     def keep_output(self, nonce: int, output: Output) -> None:
         """Remember what a query of an application that always decides the same was
         answered: its query id says all the rest."""
-        self._young[nonce] = output
+        self._newest[nonce] = output
         self._bytes += _OVERHEAD + _size_of(output)
-        if self._bytes > _HALF:
+        if self._bytes > _PART:
             self._turn()
 
     def keep(self, nonce: int, made: Made, durable: bool) -> None:
         """Remember a decision whose query id has this nonce; `durable`, on disk as well."""
-        self._young[nonce] = made
+        self._newest[nonce] = made
         choice, output = made.choice, made.outputs
         size = _OVERHEAD + (len(output) if type(output) is bytes else _size_of(output))
         if choice.features is not None:
@@ -134,7 +136,7 @@ class Decisions:
             choice.age = self._age
             self._bytes += _CHOICE
         self._bytes += size
-        if self._bytes > _HALF:
+        if self._bytes > _PART:
             self._turn()
         if durable:
             self._next.append(made)
@@ -147,8 +149,13 @@ class Decisions:
                 self._call_later(CHUNK_SECONDS, self._due)
 
     def _turn(self) -> None:
-        self._old, self._young, self._bytes = self._young, {}, 0
+        """The newest are a part of their own; the oldest make room for those to come."""
+        self._older.append((self._newest, self._bytes))
+        self._older_bytes += self._bytes
+        self._newest, self._bytes = {}, 0
         self._age += 1
+        while len(self._older) > 1 and self._older_bytes > MOST_BYTES - _PART:
+            self._older_bytes -= self._older.popleft()[1]
 
     def _due(self) -> None:
         self._armed = False
@@ -194,9 +201,10 @@ class Decisions:
         """Tell the decision of a query id, or None if it is lost; at once if it is in
         memory, else when the disk was asked (`durable`: it may be there). Raises
         Overloaded if too many wait for that."""
-        made = self._young.get(nonce, _LOST)
+        made = self._newest.get(nonce, _LOST)
         if made is _LOST:
-            made = self._old.get(nonce, _LOST)
+            parts = reversed(self._older)
+            made = next((part[nonce] for part, _ in parts if nonce in part), _LOST)
         if isinstance(made, Made):
             found(to_decision(made, row), None)
         elif made is not _LOST:

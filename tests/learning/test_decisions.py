@@ -88,12 +88,12 @@ def test_an_output_alone_is_found_as_well(desk: Desk) -> None:
     assert desk.find(1, row=1) == [(None, None)]
 
 
-OUTPUTS = {
-    "small": (lambda n: b"%d" % n, 84_000),
-    "string": (lambda n: f"{n:>10000}", 4_000),
-    "bytes": (lambda n: b"%10000d" % n, 4_000),
-    "failed": (lambda n: RowError("no_model", ""), 84_000),
-    "batch": (lambda n: [b"%d" % n] * 10_000, 40),
+OUTPUTS = {  # and how many of them are kept
+    "small": (lambda n: b"%d" % n, 160_000),
+    "string": (lambda n: f"{n:>10000}", 6_400),
+    "bytes": (lambda n: b"%10000d" % n, 6_400),
+    "failed": (lambda n: RowError("no_model", ""), 160_000),
+    "batch": (lambda n: [b"%d" % n] * 1000, 640),
 }
 
 
@@ -101,17 +101,20 @@ OUTPUTS = {
 def test_memory_is_bounded_by_bytes(
     desk: Desk, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, half = OUTPUTS[kind]
-    monkeypatch.setattr(module, "_HALF", module._HALF // 16)
-    half //= 16
-    most = 0
-    for nonce in range(5 * half + 5):
+    output, kept = OUTPUTS[kind]
+    monkeypatch.setattr(module, "MOST_BYTES", module.MOST_BYTES // 16)
+    monkeypatch.setattr(module, "_PART", module._PART // 16)
+    kept //= 16
+    most = freed = 0
+    for nonce in range(3 * kept):
+        before = len(desk.decisions)
         desk.keep(nonce, output(nonce), durable=False)
         most = max(most, len(desk.decisions))
-    assert half <= most <= 2 * half + 4  # both halves, about
-    last = 5 * half + 4
-    assert desk.find(last, durable=False)[0][0] is not None
-    assert desk.find(last - half // 2, durable=False)[0][0] is not None
+        freed = max(freed, before - len(desk.decisions))
+    assert 0.9 * kept <= most <= 1.1 * kept
+    assert 0 < freed <= 0.1 * kept  # little at once
+    for ago in (1, kept // 2, int(0.85 * kept)):
+        assert desk.find(3 * kept - ago, durable=False)[0][0] is not None
     assert desk.find(0, durable=False) == [(None, None)]
 
 
@@ -130,10 +133,10 @@ def test_what_a_query_brings_and_a_choice_of_its_own_weigh_too(desk: Desk) -> No
     assert weight() == first
 
 
-def test_an_output_of_a_whole_half_is_kept_until_the_next(desk: Desk) -> None:
-    desk.keep(1, b"x" * (module._HALF + 1), durable=False)
+def test_an_output_as_large_as_the_memory_is_kept_until_the_next(desk: Desk) -> None:
+    desk.keep(1, b"x" * module.MOST_BYTES, durable=False)
     assert desk.find(1, durable=False)[0][0] is not None
-    desk.keep(2, b"x" * (module._HALF + 1), durable=False)
+    desk.keep(2, b"x" * module.MOST_BYTES, durable=False)
     assert desk.find(1, durable=False) == [(None, None)]
     assert desk.find(2, durable=False)[0][0] is not None
 

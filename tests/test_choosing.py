@@ -15,6 +15,7 @@ from clipper.choosing import STALE, Choice, Chooser
 from clipper.errors import InvalidInput
 from clipper.learning import events
 from clipper.learning.bloom import Bloom
+from clipper.learning.chunks import encode_context
 from clipper.learning.learner import Learner
 from clipper.query_id import QueryIds
 from clipper.records import PolicySettings
@@ -228,7 +229,11 @@ def test_a_context_decides_for_its_query_alone() -> None:
             shop.learn(losses, context=[x])
     left, right = shop.choose(context=[-1]), shop.choose(context=[1])
     assert (left.arm, right.arm) == (ARMS[0], ARMS[1])
-    assert (left.context, right.context) == ([-1.0], [1.0])
+    assert (left.features, right.features) == (
+        encode_context([-1.0]),
+        encode_context([1.0]),
+    )
+    assert left.keep([-1.0]) is None  # the features stand for it
     assert shop.choose("ann", [-1]).arm == ARMS[0]
 
 
@@ -415,7 +420,8 @@ def test_a_policy_that_fails_at_a_context_chooses_without(
     shop = featured(bad)
     for _ in range(3):
         choice = shop.choose(context=[1.0])
-        assert choice.context is None and choice.arm == ARMS[1]
+        assert choice.features is None and choice.arm == ARMS[1]
+        assert choice.keep([1.0]) == encode_context([1.0])
     assert caplog.text.count("policy featured failed to choose") == 1
 
 
@@ -426,6 +432,5 @@ def test_a_policy_may_refuse_a_context() -> None:
 
 def test_features_and_odds_of_numpy_are_kept_as_plain_numbers() -> None:
     choice = featured({"x": np.float64(0.5), "y": np.array([1, 2])}).choose(context=[1.0])
-    assert choice.context == {"x": 0.5, "y": [1, 2]}
-    assert type(choice.context["x"]) is float
+    assert choice.features == encode_context({"x": 0.5, "y": [1, 2]})
     assert {type(p) for p in choice.odds} == {float} and sum(choice.odds) == 1.0

@@ -19,7 +19,14 @@ from clipper.records import PolicySettings
 from clipper.selection import crowd
 from clipper.selection.combine import make_combiner
 from clipper.selection.losses import make_loss
-from clipper.selection.policy import Arm, Ensemble, SelectionPolicy, State, Total
+from clipper.selection.policy import (
+    Arm,
+    Ensemble,
+    Observation,
+    SelectionPolicy,
+    State,
+    Total,
+)
 from clipper.selection.registry import make_policy
 from clipper.selection.totals import prune
 
@@ -142,24 +149,38 @@ class Learner:
             user = self.admit(uid, None)
         assert user.experience is not None
         own = user.experience
-        # before anybody has learned of it
-        if self.crowd is not None and everybody.policy == own.policy == self.policy.name:
-            self.crowd.judge(everybody.state, own.state, seen)
+        # where it was kept later than the population's it can have this in already, and be
+        # another policy's by then
+        fresh = own.seq < seq
+        if self.crowd is not None and fresh:  # before anybody has learned of it
+            self._judge(self.crowd, own, seen)
         everybody.observe(self.policy, seen, seq)
         own.observe(self.policy, seen, seq)
-        if self.crowd is not None and seen.losses and seen.arms:
-            self._count(self.crowd, user, own.state, seen.arms)
+        if self.crowd is not None and fresh:
+            self._count(self.crowd, user, own.state, seen)
         user.dirty = True
         user.version += 1
 
-    def _count(
-        self, users: crowd.Crowd, user: User, own: State, arms: tuple[Arm, ...]
-    ) -> None:
+    def _judge(self, users: crowd.Crowd, own: Experience, seen: Observation) -> None:
+        everybody = self.population
+        if not everybody.policy == own.policy == self.policy.name:
+            return
+        try:
+            users.judge(everybody.state, own.state, seen)
+        except Exception:
+            complain(self.policy)
+
+    def _count(self, users: crowd.Crowd, user: User, own: State, seen: Observation) -> None:
+        if not (seen.losses and seen.arms):
+            return
         before = None
         if user.suits is not None and user.suits[0] is users:
             before = user.suits[1]
-        user.suits = (users, users.count(own, arms, before))
-        self.arms = arms
+        try:
+            user.suits = (users, users.count(own, seen.arms, before))
+        except Exception:
+            complain(self.policy)
+        self.arms = seen.arms
 
     def _recall(self) -> None:
         if self.crowd is None or self.population.policy != self.policy.name:

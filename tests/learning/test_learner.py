@@ -308,6 +308,47 @@ def test_users_of_another_policy_are_not_judged_and_break_nothing() -> None:
     assert learner.population.seq == 1106
 
 
+def test_a_user_who_was_kept_later_under_another_policy_breaks_nothing() -> None:
+    """The server was killed after it had kept the user and before the population."""
+    entries = [
+        (1, "ann", judged(A, 1.0)),
+        (2, "ann", events.Feedback(ARMS, {A: 1.0, B: 0.0})),
+        (3, None, change(2, "ucb1")),
+        (4, "ann", judged(B, 0.5)),
+    ]
+    learner, again = learner_of("hedge"), learner_of("hedge")
+    for entry in entries:
+        learner.apply(*entry)
+    ann = learner.users.get("ann")
+    assert ann is not None and ann.experience is not None
+    again.admit("ann", ann.experience.pack())
+    assert again.crowd is not None
+    for entry in entries[:2]:
+        again.apply(*entry)
+    assert again.crowd._users == again.crowd._met == 0  # ann was counted before
+    for entry in entries[2:]:
+        again.apply(*entry)
+    assert again.pack() == learner.pack()
+    kept = again.users.get("ann")
+    assert kept is not None and kept.experience is not None
+    assert kept.experience.pack() == ann.experience.pack()
+
+
+@pytest.mark.parametrize("hook", ["blend_by", "weights", "has_evidence"])
+def test_a_crowd_whose_policy_raises_costs_no_feedback(
+    hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise KeyError("a bug")
+
+    learner = learner_of("hedge")
+    learner.apply(1, "ann", events.Feedback(ARMS, {A: 1.0, B: 0.0}))
+    monkeypatch.setattr(Hedge, hook, broken)
+    learner.apply(2, "ann", events.Feedback(ARMS, {A: 1.0, B: 0.0}))
+    learner.apply(3, "bob", events.Feedback(ARMS, {A: 1.0, B: 0.0}))
+    assert learner.population.seq == 3 and total(learner) == 3
+
+
 def test_nobody_is_judged_by_what_was_learned_of_it(monkeypatch: Any) -> None:
     learner, counts = learner_of("hedge"), []
     learner.apply(1, "ann", events.Feedback(ARMS, {A: 1.0, B: 0.0}))

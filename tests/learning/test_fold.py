@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clipper.store.sqlite import SQLiteStore
@@ -100,3 +100,32 @@ def test_what_was_found_of_users_is_a_part_of_the_fold(
     script: list[tuple[Any, ...]], in_memory: int
 ) -> None:
     asyncio.run(Slowly(in_memory).live([("policy", HEDGES[0]), ("settle",), *script]))
+
+
+LABEL = ("label", "ann", 0, 0.0)
+CUT_SHORT = [
+    LABEL, ("let", 2), ("policy", POLICIES[1]), LABEL, ("let", 2), ("save",), ("let", 1),
+    ("crash",),
+]  # fmt: skip
+cuts = st.sampled_from(
+    [
+        LABEL,
+        ("label", "bob", 1, 0.2),
+        ("policy", HEDGES[0]),
+        ("policy", POLICIES[1]),
+        ("policy", POLICIES[3]),
+        ("save",),
+        ("let", 1),
+        ("let", 2),
+        ("crash",),
+    ]
+)
+
+
+@settings(allow, max_examples=150)
+@given(st.lists(cuts, min_size=5, max_size=30), st.integers(1, 3))
+@example(CUT_SHORT, 1)
+def test_snapshots_that_are_cut_short_at_a_change_of_policy(
+    script: list[tuple[Any, ...]], in_memory: int
+) -> None:
+    asyncio.run(Slowly(in_memory).live([("policy", HEDGES[0]), *script]))

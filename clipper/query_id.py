@@ -177,12 +177,6 @@ class OneStamp(Stamp):
 
     __slots__ = ()
 
-    def __init__(
-        self, ids: QueryIds, application: int, generation: int, arm: int, propensity: float
-    ) -> None:
-        self._ids = ids
-        self._decision = (application, generation, arm, propensity)
-
     def issue(self, now: float, rows: int = 1) -> bytes:
         ids = self._ids
         ids.nonce = nonce = (ids.nonce + 1) & _MASK

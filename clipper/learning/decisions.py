@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Bound of the memory. It is given up in parts, the oldest first: to free all of it at once
-# would hold the loop for tens of milliseconds.
+# Bound of the memory. It is given up in parts, the oldest first: to free half of it at once
+# held the loop for some ten milliseconds.
 MOST_BYTES = 64 * 1024 * 1024
 _PART = MOST_BYTES // 16
 _OVERHEAD = 400  # bytes of one decision beside what follows

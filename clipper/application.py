@@ -21,11 +21,12 @@ from clipper.learning.users import User
 from clipper.loading import Loading, is_cold
 from clipper.model import Model
 from clipper.panel import Panel
-from clipper.query import NO_MODEL, BatchQuery, BatchReceiver, Query, Receiver, RowWaiter
+from clipper.query import NO_MODEL, BatchQuery, BatchReceiver, Query, Receiver
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord
 from clipper.rendering import Rendering
 from clipper.roster import Roster
+from clipper.rows import Asking
 from clipper.selection.combine import Combiner, make_combiner
 from clipper.selection.losses import make_loss
 from clipper.selection.policy import Arm, Ensemble, Subject
@@ -51,6 +52,7 @@ class Application:
         *,
         clock: Clock,
         call_later: CallLater,
+        rng: Random | None = None,
     ) -> None:
         self.ids = ids
         self.learning = learning
@@ -58,7 +60,7 @@ class Application:
         self._cache = cache
         self.now = self._now = clock.now
         self.call_later = call_later
-        self.rng = Random()
+        self.rng = rng or Random()
         self.learner = learner
         self.deadlines = Deadlines(clock, call_later)
         self.stats = ApplicationStats(clock.now())
@@ -271,20 +273,13 @@ class Application:
         batch = self._begin_batch(len(rows), receiver, subject, version, deadline_ms)
         if batch.settled:
             return batch
-        model = batch.choice.model
         if self._is_shadowed(batch.choice):
             batch.receiver = Shadowed(self, receiver, rows)
-        for index, row in enumerate(rows):
-            waiter = RowWaiter(batch, index)
-            if model is None:
-                assert self._combiner is not None
-                panel = Panel(self, batch.choice, self._combiner)
-                batch.panels.append(panel)
-                panel.begin(waiter, row, batch.deadline, cache)
-                continue
-            job = self.ask(model, row, batch.deadline, waiter, cache)
-            if job is not None:
-                batch.jobs.append((job, waiter))
+        if batch.choice.model is None:
+            assert self._combiner is not None
+            # all at once: when the deadline comes, every row has its panel
+            batch.panels += [Panel(self, batch.choice, self._combiner) for _ in rows]
+        Asking(self, batch, rows, cache).begin()
         if not batch.settled:
             self.deadlines.watch(batch)
         return batch

@@ -10,7 +10,7 @@ from clipper.config import Limits
 from clipper.errors import Conflict, InvalidInput, NotFound, TooManyRequests
 from clipper.inputs import encode_json_value, parse_input_type
 from clipper.records import ApplicationRecord, ModelRecord, State
-from clipper.registration import check_application, check_model
+from clipper.registration import check_application, check_model, json_bytes
 from clipper.store.base import (
     Change,
     DeleteApplication,
@@ -29,8 +29,10 @@ class Catalog:
 
     def __init__(self, state: State, limits: Limits) -> None:
         self._limits = limits
-        # All mutable state, with the numbers given out but not committed yet.
+        # All mutable state, with the numbers given out but not committed yet, and how long
+        # each version's record is.
         self.state = state
+        self._sizes = {key: _size(record) for key, record in state.models.items()}
 
     @property
     def applications(self) -> dict[str, ApplicationRecord]:
@@ -52,8 +54,10 @@ class Catalog:
                     state.applications.pop(name, None)
                 case PutModel(record=model):
                     state.models[model.key] = model
+                    self._sizes[model.key] = _size(model)
                 case DeleteModel(name=name, version=version):
                     state.models.pop(f"{name}:{version}", None)
+                    self._sizes.pop(f"{name}:{version}", None)
                 case SetCurrent(name=name, version=current, previous=previous):
                     state.previous[name] = list(previous)
                     if not previous:
@@ -74,7 +78,7 @@ class Catalog:
         record = self.models.get(f"{name}:{version}")
         if record is None:
             raise NotFound(
-                f"model with name '{name}' and version '{version}' does not exist"
+                f"model with name '{name:.100}' and version '{version:.100}' does not exist"
             )
         return record
 
@@ -105,7 +109,7 @@ class Catalog:
     def roll_back(self, name: str) -> SetCurrent:
         """The change that goes back to the version that was current before."""
         if not self.versions(name):
-            raise NotFound(f"no model with name '{name}' exists")
+            raise NotFound(f"no model with name '{name:.100}' exists")
         history = [
             v for v in self.state.previous.get(name, []) if f"{name}:{v}" in self.models
         ]
@@ -134,7 +138,8 @@ class Catalog:
             raise Conflict(f"application '{spec.name}' already exists")
         if len(self.applications) >= self._limits.applications:
             raise TooManyRequests(
-                f"there are {len(self.applications)} applications, the most allowed"
+                f"there are {len(self.applications)} applications, the most allowed; "
+                "delete some"
             )
         for name in spec.models:
             self.check_link(spec, name)
@@ -152,7 +157,14 @@ class Catalog:
             )
         if len(self.models) >= self._limits.models:
             raise TooManyRequests(
-                f"there are {len(self.models)} model versions, the most allowed"
+                f"there are {len(self.models)} model versions, the most allowed; "
+                "undeploy some"
+            )
+        most = self._limits.record_bytes
+        if sum(self._sizes.values()) + _size(spec) > most:
+            raise TooManyRequests(
+                f"examples, sources and environments of all versions may have {most} bytes "
+                "together; undeploy some"
             )
         for record in self.applications.values():
             if spec.name in record.models and record.input_type != spec.input_type:
@@ -174,10 +186,20 @@ class Catalog:
                     f"'{application.input_type}'."
                 )
 
+    def check_functions(self, more: int) -> None:
+        """Refuse `more` bytes of functions, of deploys under way and the one to come,
+        than there may be beside those of all versions."""
+        most = self._limits.function_bytes
+        if sum(record.function_bytes for record in self.models.values()) + more > most:
+            raise TooManyRequests(
+                f"the functions of all versions may have {most} bytes together; undeploy "
+                "some"
+            )
+
     def check_replicas(self, more: int, starting: int) -> None:
         """Refuse more workers than the server may have; `starting` are those of deploys
         under way."""
-        running = sum(r.num_replicas for r in self.models.values() if r.blob is not None)
+        running = sum(r.workers for r in self.models.values() if r.blob is not None)
         running += starting
         if more > 0 and running + more > self._limits.replicas:
             raise TooManyRequests(
@@ -188,7 +210,7 @@ class Catalog:
         """The version to scale, by default the current one."""
         current = self.current(name)
         if version is None and current is None:
-            raise NotFound(f"model '{name}' has no current version")
+            raise NotFound(f"model '{name:.100}' has no current version")
         if replicas < 0:
             raise InvalidInput("num_replicas must not be negative")
         record = self.model(name, version) if version is not None else current
@@ -198,3 +220,7 @@ class Catalog:
                 f"Cannot resize the replica set for containerless model {record.key}"
             )
         return record
+
+
+def _size(record: ModelRecord) -> int:
+    return json_bytes("the version's record", record)

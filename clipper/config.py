@@ -28,16 +28,20 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head: Bytes = 16 * KIB  # request line and headers together
     bytes_in_flight: Bytes = 256 * MIB  # bodies accepted and not yet answered
     connections: Count = 16_384  # lowered at start to what the descriptors allow
+    admin_connections: Count = 64  # with room of their own, lowered in the same way
     head_seconds: Seconds = 10.0  # to send the request line and headers
     body_seconds: Seconds = 30.0  # to send the body
     idle_seconds: Seconds = 75.0  # between requests of one connection
     write_seconds: Seconds = 30.0  # a reader that takes nothing for this long is closed
     queue_rows: Count = 200_000  # waiting for one model
     rows_per_request: RowCount = 10_000
+    values_per_request: Count = 500_000  # numbers, strings, arrays: what decoding costs
     applications: Count = 1_000
     models: Count = 1_000  # model versions
     replicas: Count = 256  # workers of all versions together
-    deploys: Count = 4  # at once
+    deploys: Count = 4  # at once, uploads that are coming in included
+    record_bytes: Bytes = 256 * MIB  # of what deployers say of all versions, as JSON
+    function_bytes: Bytes = 16 * 1024 * MIB  # packaged functions of all versions
 
 
 class LearningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +56,7 @@ class LearningSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decision_bytes: Bytes = 1024 * MIB  # of decisions on disk; the oldest go
     users_in_memory: Count = 10_000  # for each application
     users_on_disk: Count = 1_000_000  # for each application; who gave none for longest go
-    snapshot_entries: Count = 10_000  # a snapshot is due after this many entries
+    snapshot_entries: Count = 10_000  # of all applications; then a snapshot is due
     snapshot_seconds: Seconds = 30.0  # or this long after the first of them
     policies: list[str] = []  # of one's own, as "module:Class"
 
@@ -103,7 +107,7 @@ def load_settings(path: str | Path | None, flags: dict[str, Any]) -> Settings:
             values = tomllib.loads(Path(path).read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # of TOML, UTF-8 or a huge integer
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
     values.update({key: value for key, value in flags.items() if value is not None})
     return make_settings(values, str(path) if path is not None else "settings")

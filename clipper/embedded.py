@@ -50,14 +50,19 @@ class Embedded:
         retry: bool = True,
         environment: Mapping[str, str] | None = None,
         memory_limit: int | None = None,
+        spares: int = 0,
+        recycle_after: int | None = None,
+        recycle_memory: int | None = None,
         progress: Progress | None = None,
     ) -> ModelRecord:
         """Deploy a function from a list of inputs to a list of outputs, or an object
         with such a `predict`, and make it the current version of its model.
 
         Returns when all replicas are ready and have run `example`, one input.
-        `memory_limit` is in bytes per worker. Raises DeployFailed with the worker's own
-        words; the version before then serves on.
+        `memory_limit` is in bytes per worker. `spares` more workers stand by, to follow at
+        once one that ends; one is replaced after about `recycle_after` batches, or once it
+        and its children have `recycle_memory` resident bytes. Raises DeployFailed with the
+        worker's own words; the version before then serves on.
         """
         from clipper.workers.packaging import pack
 
@@ -77,6 +82,9 @@ class Embedded:
             source=package.source,
             environment=dict(environment or {}),
             memory_limit=memory_limit,
+            spares=spares,
+            recycle_after=recycle_after,
+            recycle_memory=recycle_memory,
         )
         return await self.engine.deploy(spec, package.blob, progress)
 

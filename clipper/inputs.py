@@ -13,7 +13,7 @@ import math
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
@@ -385,18 +385,21 @@ def check_depth(value: object, path: str = "$") -> None:
     """Refuse JSON nested deeper than MAX_DEPTH, without recursion."""
     if type(value) is list and _FLAT.issuperset(map(type, value)):
         return  # as most are
+    # level by level, each in a few calls, like `_unnest`
     level, depth = [value], 0
-    while level:
+    while not _FLAT.issuperset(map(type, level)):
         depth += 1
         if depth > MAX_DEPTH:
             raise InvalidInput(f"Nested deeper than {MAX_DEPTH} levels at {path}")
-        below: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                below.extend(item.values())
-            elif isinstance(item, (list, tuple)):
-                below.extend(item)
-        level = [item for item in below if isinstance(item, (dict, list, tuple))]
+        nested = [item for item in level if isinstance(item, (list, dict, tuple))]
+        level = list(chain.from_iterable(map(members, nested)))
+        if not nested:
+            return
+
+
+def members(value: Any) -> Iterable[object]:
+    """What is in an array or an object, without names."""
+    return value.values() if isinstance(value, dict) else value
 
 
 def _json_kind(value: object) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from random import Random
 
 from clipper.application import Application
 from clipper.batching.job import Job
@@ -20,7 +21,7 @@ from clipper.config import Settings
 from clipper.errors import NotFound
 from clipper.feedback import Feedback
 from clipper.learning.service import Learning
-from clipper.model import Model
+from clipper.model import MakeReplicas, Model
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, ModelRecord, State
 from clipper.selection.policy import SelectionPolicy
@@ -40,19 +41,25 @@ class Inventory:
         store: Store,
         clock: Clock,
         cache: PredictionCache[Job],
+        rng: Random,
+        make_replicas: MakeReplicas | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._clock = clock
         self._cache = cache
+        self._rng = rng
+        self._make_replicas = make_replicas
         # All mutable state: what is registered, changed by `commit` alone, and what stands
-        # for it; versions that are up and wait for their commit; what every application
+        # for it; versions that are up and wait for their commit, or for the store to be
+        # opened; what every application
         # needs, from `begin` on, and whether that was.
         self.catalog = Catalog(State(), settings.limits)
         self.applications: dict[str, Application] = {}
         self.feedback: dict[str, Feedback] = {}
         self.models: dict[ModelId, Model] = {}
         self._incoming: dict[ModelId, Model] = {}
+        self.prepared: dict[ModelId, Model] = {}
         self._learning: Learning
         self._ids: QueryIds
         self._begun = False
@@ -63,16 +70,21 @@ class Inventory:
         )
 
     def restore(self, state: State) -> None:
-        """Take over what the store holds. Workers come up in the background, those of
-        current versions first."""
+        """Take over what the store holds. Workers that were not prepared come up in the
+        background, those of current versions first."""
         catalog = self.catalog = Catalog(state, self._settings.limits)
         for record in sorted(
             catalog.models.values(), key=lambda r: not catalog.is_current(r)
         ):
-            model = self.make_model(record)
+            model = self.prepared.get(ModelId(record.name, record.version))
+            if model is not None and is_prepared(model, record):
+                del self.prepared[model.id]
+                model.record = record
+            else:
+                model = self.make_model(record)
+                if record.blob is not None:
+                    model.replicas.restore(record.num_replicas)
             self.models[model.id] = model
-            if record.blob is not None:
-                model.replicas.restore(record.num_replicas)
 
     def begin(self, learning: Learning, ids: QueryIds) -> None:
         """Make the applications, whose learners are there by now."""
@@ -84,14 +96,14 @@ class Inventory:
     def application(self, name: str) -> Application:
         application = self.applications.get(name)
         if application is None:
-            raise NotFound(f"No application with name '{name}' exists.")
+            raise NotFound(f"No application with name '{name:.100}' exists.")
         return application
 
     def model(self, name: str, version: str) -> Model:
         model = self.models.get(ModelId(name, version))
         if model is None:
             raise NotFound(
-                f"model with name '{name}' and version '{version}' does not exist"
+                f"model with name '{name:.100}' and version '{version:.100}' does not exist"
             )
         return model
 
@@ -169,6 +181,7 @@ class Inventory:
             clock=self._clock,
             limits=self._settings.limits,
             on_connection=self._connection_changed,
+            make_replicas=self._make_replicas,
         )
 
     def _connection_changed(self, model: Model) -> None:
@@ -185,11 +198,21 @@ class Inventory:
             self._cache,
             clock=self._clock,
             call_later=asyncio.get_running_loop().call_later,
+            rng=Random(self._rng.getrandbits(64)),
         )
         self.feedback[record.name] = Feedback(
             application, self._learning, self._ids, self._clock, self.models
         )
         return application
+
+
+def is_prepared(model: Model, record: ModelRecord) -> bool:
+    """Whether workers that were prepared are those that the record asks for."""
+    return (
+        model.record.generation == record.generation
+        and model.record.blob == record.blob
+        and model.replicas.wanted == record.num_replicas
+    )
 
 
 def _candidates(policy: SelectionPolicy, record: ApplicationRecord) -> Sequence[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from clipper.background import Background
 from clipper.batching.controller import BatchController
@@ -44,6 +45,19 @@ def _make_controller(record: ModelRecord) -> BatchController:
         return make_controller(BatchingSettings(), DEFAULT_OBJECTIVE)
 
 
+class MakeReplicas(Protocol):
+    """ReplicaSet, or what a program makes of it: with simulated replicas, say."""
+
+    def __call__(
+        self,
+        spec: WorkerSpec,
+        load_blob: Callable[[], Awaitable[bytes]],
+        *,
+        clock: Clock,
+        on_change: Callable[[], None],
+    ) -> ReplicaSet: ...
+
+
 class Model:
     """A model version that can answer."""
 
@@ -56,6 +70,7 @@ class Model:
         clock: Clock,
         limits: Limits,
         on_connection: Callable[[Model], None] = lambda model: None,
+        make_replicas: MakeReplicas | None = None,
     ) -> None:
         self.record = record
         self.id = ModelId(record.name, record.version)
@@ -75,8 +90,9 @@ class Model:
             wait=make_wait(record.batching),
             limit=limits.queue_rows,
             retry=record.retry,
+            on_verdict=lambda ended, verdict: self.replicas.judge(ended, verdict),
         )
-        self.replicas = ReplicaSet(
+        self.replicas = (make_replicas or ReplicaSet)(
             self._worker_spec(),
             load_blob,
             clock=clock,
@@ -86,7 +102,9 @@ class Model:
         self.background = Background(self.dispatcher, clock.now)
         self.submit: Callable[[Job | Block], None] = self.intake.submit
         # All mutable state beside the above: whether a replica answers or is expected to
-        # (kept, because every query asks), and whether the version is on its way out.
+        # (kept, because every query asks), whether it is known if the replicas come up, and
+        # whether the version is on its way out.
+        self._known = False
         self.connected = record.blob is not None and record.num_replicas > 0
         self.stopped = False
 
@@ -95,8 +113,9 @@ class Model:
 
     @property
     def starting(self) -> bool:
-        """True while it is not known yet whether its replicas will come up."""
-        return self.connected and self.replicas.state is State.STARTING
+        """True until its replicas have come up, or failed to, for the first time: later
+        a crash of one model takes no server out of service for others."""
+        return self.connected and not self._known
 
     def set_objectives(self, slos: Sequence[float]) -> None:
         """The SLOs in seconds of the applications that this version answers for: the
@@ -129,6 +148,7 @@ class Model:
 
     def _replicas_changed(self) -> None:
         state = self.replicas.state
+        self._known = self._known or state is not State.STARTING
         expected = self.replicas.wanted > 0 and state in (State.STARTING, State.LIVE)
         before, self.connected = self.connected, expected and not self.stopped
         if self.connected:
@@ -138,7 +158,9 @@ class Model:
             self.background.close(NO_REPLICA)
         if self.connected != before:
             self._on_connection(self)
-        logger.info("%s is %s, %d replicas live", self.id, state.value, self.replicas.live)
+        live = self.replicas.live
+        noun = "replica" if live == 1 else "replicas"
+        logger.info("%s is %s, %d %s live", self.id, state.value, live, noun)
 
     def _worker_spec(self) -> WorkerSpec:
         record = self.record
@@ -152,4 +174,7 @@ class Model:
             example=example,
             environment=record.environment,
             memory_limit=record.memory_limit,
+            spares=record.spares,
+            recycle_after=record.recycle_after,
+            recycle_memory=record.recycle_memory,
         )

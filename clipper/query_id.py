@@ -63,14 +63,18 @@ class QueryIds:
     """Issues query ids with one key (32 bytes) and the number that names it; reads those
     of earlier keys too."""
 
-    def __init__(self, key: bytes, clock: Clock, number: int = 0) -> None:
+    def __init__(
+        self, key: bytes, clock: Clock, number: int = 0, nonce: int | None = None
+    ) -> None:
         self._clock = clock
         # All mutable state: keys ready to sign, by number, the one that signs, and the
         # nonce of the last id, random at start, so that ids of two lives of a server
         # differ.
         self._signers = {number: _signer(key)}
         self._number = number
-        self.nonce = int.from_bytes(os.urandom(8), "little") & _MASK
+        if nonce is None:
+            nonce = int.from_bytes(os.urandom(8), "little")
+        self.nonce = nonce & _MASK
 
     def accept(self, key: bytes, number: int) -> None:
         """Read ids of this key as well."""

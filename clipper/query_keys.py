@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from clipper.clock import Clock
 from clipper.query_id import PERIOD, QueryIds, key_number
 from clipper.store.base import Store
@@ -10,9 +12,10 @@ from clipper.store.base import Store
 class QueryKeys:
     """Gives query ids the keys of the time."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, rng: Random) -> None:
         self._store = store
         self._clock = clock
+        self._rng = rng
         # All mutable state: whether a change is under way.
         self._changing = False
 
@@ -21,7 +24,8 @@ class QueryKeys:
         before there were periods, are read as well."""
         wall = self._clock.wall()
         number = key_number(wall)
-        ids = QueryIds(await self._key(number), self._clock, number)
+        key, nonce = await self._key(number), self._rng.getrandbits(63)
+        ids = QueryIds(key, self._clock, number, nonce)
         before = key_number(wall - PERIOD)
         ids.accept(await self._key(before), before)
         ids.accept(await self._store.secret("query-key"), 0)

@@ -44,6 +44,10 @@ class ModelRecord(msgspec.Struct, frozen=True):
     source: str = ""  # inspect.getsource of the function, for people
     environment: dict[str, str] = {}  # extra environment variables of its workers
     memory_limit: int | None = None  # bytes of address space per worker
+    spares: int = 0  # workers that stand by beside `num_replicas`
+    recycle_after: int | None = None  # batches
+    recycle_memory: int | None = None  # resident bytes of a worker and its children
+    function_bytes: int = 0  # of the packaged function; 0 where that was not kept
     container_name: str = ""  # the original's fields, stored and shown back
     model_data_path: str = ""
     created: float = 0.0  # seconds since the epoch
@@ -51,6 +55,11 @@ class ModelRecord(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         return f"{self.name}:{self.version}"
+
+    @property
+    def workers(self) -> int:
+        """Replicas and spares: without the former there are none of the latter."""
+        return self.num_replicas + self.spares if self.num_replicas else 0
 
 
 class PolicySettings(msgspec.Struct, frozen=True):

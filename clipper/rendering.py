@@ -14,6 +14,8 @@ from clipper.errors import (
     Overloaded,
     Unavailable,
 )
+from clipper.inputs import MAX_DEPTH
+from clipper.outline import is_deeper
 from clipper.records import ApplicationRecord
 from clipper.values import Output, RowError
 
@@ -51,7 +53,10 @@ class Rendering:
 
     def value(self, output: bytes | str) -> Any:
         """A model's output as a JSON value."""
-        return msgspec.json.decode(self.text(output))
+        try:
+            return msgspec.json.decode(self.text(output))
+        except RecursionError:  # of a worker that is not ours, or in an old log
+            raise ModelFailed("the model's output is nested too deeply") from None
 
     def default_for(self, error: RowError) -> bytes | None:
         """The default output as JSON text, or None where the error must be told."""
@@ -101,5 +106,7 @@ def render_string(text: str, parse: bool) -> bytes:
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             pass
         else:
-            return text.strip().encode()
+            plain = text.strip().encode()
+            if not is_deeper(plain, MAX_DEPTH):
+                return plain
     return msgspec.json.encode(text)

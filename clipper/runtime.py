@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,15 @@ from clipper.errors import ConfigError
 TOKEN_FILE = "admin-token"
 _MAX_BYTES = 64 * 1024  # no honest runtime or token file is larger
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Restart(msgspec.Struct, frozen=True):
+    """What became of the latest attempt to have another process take over: `number` counts
+    them, `state` is "none", "preparing" or "failed", and then `reason` says why."""
+
+    number: int = 0
+    state: str = "none"
+    reason: str = ""
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -36,6 +47,7 @@ class Runtime(msgspec.Struct, frozen=True):
     started: str  # when the process began, as the kernel counts; "" where unknown
     data_dir: str | None
     token: str | None
+    restart: Restart | None = None  # None: the server knows no way to be replaced
 
     def alive(self) -> bool:
         """Whether the process that wrote this still runs."""
@@ -81,6 +93,7 @@ def announce(
     pid: int,
     data_dir: str | None,
     token: str | None,
+    restart: Restart | None = None,
 ) -> Path:
     """Write the runtime file of a server that accepts requests now.
 
@@ -96,6 +109,7 @@ def announce(
         started=process_started(pid) or "",
         data_dir=str(Path(data_dir).absolute()) if data_dir is not None else None,
         token=token if data_dir is None else None,
+        restart=restart,
     )
     directory = runtime_dir()
     _sweep(directory)
@@ -117,6 +131,19 @@ def _sweep(directory: Path) -> None:
         runtime = _read_runtime(path)
         if runtime is not None and not runtime.alive():
             path.unlink(missing_ok=True)
+
+
+def notify(**state: object) -> None:
+    """Tell the service manager that runs us, if one asked for it in NOTIFY_SOCKET (see
+    sd_notify(3)): READY=1, STOPPING=1, MAINPID=..."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    text = "\n".join(f"{name}={value}" for name, value in state.items())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.setblocking(False)
+        with suppress(OSError):  # one who does not listen is no reason to stop serving
+            end.sendto(text.encode(), address.replace("@", "\0", 1))
 
 
 def withdraw(port: int, pid: int | None = None) -> None:

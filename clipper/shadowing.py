@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 from clipper.evaluation import SECONDS
 from clipper.inputs import Row
 from clipper.metrics import Histogram, time_buckets
+from clipper.rows import SLICE
 from clipper.selection.losses import same
 from clipper.selection.policy import Arm
 from clipper.values import Output, RowError
@@ -61,15 +63,24 @@ class Shadowed:
         self._receiver.batch_settled(batch)  # type: ignore[union-attr]
         self._try_to_ask(batch.choice, batch.outputs)
 
-    def _try_to_ask(self, choice: Choice, outputs: Sequence[Output | None]) -> None:
+    def _try_to_ask(
+        self, choice: Choice, outputs: Sequence[Output | None], start: int = 0
+    ) -> None:
+        """Ask for a slice of the rows, and for the rest in later turns of the loop."""
+        end = start + SLICE
         try:
-            self._ask(choice, outputs)
+            self._ask(choice, self._rows[start:end], outputs[start:end])
+            if end < len(outputs):
+                later = asyncio.get_running_loop().call_soon
+                later(self._try_to_ask, choice, outputs, end)
         except Exception:  # who is answered already has nothing to do with it
             logger.exception("the shadows of %s were not asked", self._application.name)
 
-    def _ask(self, choice: Choice, outputs: Sequence[Output | None]) -> None:
+    def _ask(
+        self, choice: Choice, rows: Sequence[Row], outputs: Sequence[Output | None]
+    ) -> None:
         application, now = self._application, self._application.now()
-        for row, output in zip(self._rows, outputs, strict=True):
+        for row, output in zip(rows, outputs, strict=True):
             if output is None or isinstance(output, RowError):
                 continue  # nothing to compare with
             for arm, model in choice.shadows:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from clipper.errors import ClipperError
@@ -57,6 +58,13 @@ class Tasks:
         """Wait until none runs, also of those that others begin."""
         while self._running:
             await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def settle(self, seconds: float) -> None:
+        """The same, but no longer than so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._running:
+                    await asyncio.wait(self._running)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

@@ -120,6 +120,19 @@ class FailureKind(Enum):
     RETURNED = "returned"  # never started: the worker died or stopped before; no blame
 
 
+# The worker is gone after these, and one of the rows may have been what ended it.
+DEADLY = (FailureKind.CRASHED, FailureKind.HUNG)
+
+
+class Verdict(Enum):
+    """Who is to blame for the end of a worker that had a batch."""
+
+    OPEN = "open"  # not known yet: the rows of the batch are evaluated alone
+    POISON = "poison"  # a row that ends a worker alone as well
+    OWN = "own"  # none of the rows: the worker itself
+    UNKNOWN = "unknown"  # that was not tried of all rows
+
+
 @dataclass(slots=True)
 class BatchFailure:
     """A batch that came back without outputs. `cause` is safe to show to clients;

@@ -1,7 +1,8 @@
 """Takes batches from the intake to replicas and settles what comes back.
 
 Nothing is computed in vain: what could not be answered in time is given up when its turn
-comes (triage.py). What becomes of a batch that fails is said in recovery.py.
+comes (triage.py). What becomes of a batch that fails is said in recovery.py and done in
+trials.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from clipper.batching.alarm import TICK, Alarm, Timer
@@ -17,10 +17,11 @@ from clipper.batching.controller import BatchController
 from clipper.batching.fleet import Fleet
 from clipper.batching.hedging import Hedging
 from clipper.batching.intake import Intake
-from clipper.batching.job import EXPIRED, Job, Part, Slice
+from clipper.batching.job import EXPIRED, Job, Part
 from clipper.batching.load import NEW, Flight, Replica, ReplicaLoad
-from clipper.batching.outcomes import CODES, SHED, DispatcherStats
-from clipper.batching.recovery import recover
+from clipper.batching.outcomes import SHED, DispatcherStats
+from clipper.batching.suspicion import OnVerdict
+from clipper.batching.trials import Trials
 from clipper.batching.wait import BatchWait, FixedWait
 from clipper.batching.way_back import WayBack
 from clipper.clock import Clock
@@ -54,7 +55,7 @@ class Dispatcher:
     """Intake, controllers and replicas of one model version.
 
     `replicas` gives those that are ready, the same sequence until that changes; at most
-    `limit` rows wait.
+    `limit` rows wait. `on_verdict` hears who is to blame for the end of a worker.
     """
 
     def __init__(
@@ -69,12 +70,12 @@ class Dispatcher:
         wait: BatchWait | None = None,
         limit: int = sys.maxsize,
         retry: bool = True,
+        on_verdict: OnVerdict = lambda ended, verdict: None,
     ) -> None:
         self._kind = kind
         self._replicas = replicas
         self._now = clock.now
         self._wait = wait or FixedWait(0.0)
-        self._retry = retry
         self._alarm = Alarm(self._dispatch, call_soon, call_later)
         self.stats = DispatcherStats()
         # All mutable state beside the alarm and the counters: the replicas, and how long
@@ -87,7 +88,9 @@ class Dispatcher:
         )
         self.in_flight: set[Flight] = set()
         self._hedging = Hedging()
-        self._alone: deque[list[Job | Slice]] = deque()
+        self._trials = Trials(
+            self.intake, self._hedging, self._alarm, self.stats, on_verdict, retry=retry
+        )
         self._idle: asyncio.Event | None = None
 
     @property
@@ -99,9 +102,7 @@ class Dispatcher:
         """No replica will come any more: settle what waits, and whatever follows."""
         self.intake.close(error)
         self._hedging.waiting.clear()
-        while self._alone:
-            for part in self._alone.popleft():
-                part.fail(error)
+        self._trials.close(error)
         self._tell_idle()
 
     def reopen(self) -> None:
@@ -121,7 +122,7 @@ class Dispatcher:
     @property
     def _waits_for_replica(self) -> bool:
         intake = self.intake
-        return bool(intake.queue.rows or self._alone or intake.shares.queue.rows)
+        return bool(intake.queue.rows or self._trials.waiting or intake.shares.queue.rows)
 
     @property
     def _busy(self) -> bool:
@@ -151,7 +152,7 @@ class Dispatcher:
 
     def _send_all(self, now: float) -> None:
         """Send batches while there is work and a replica that should have it."""
-        fleet, intake, alone = self.fleet, self.intake, self._alone
+        fleet, intake, alone = self.fleet, self.intake, self._trials.waiting
         queue, first = intake.queue, intake.shares.queue
         arrived = intake.arrived
         while queue.rows or alone or first.rows:
@@ -161,7 +162,7 @@ class Dispatcher:
                 intake.prune(now)
                 break
             if alone:
-                self._send_alone(load, alone.popleft(), now)
+                self._send_alone(load, now)
             elif first.rows:
                 self._send_fairly(load, now)
             elif self._wait.active and not load.flights and self._waits(load, now):
@@ -235,11 +236,10 @@ class Dispatcher:
         self._alarm.ring_at(min(until, latest), now)
         return True
 
-    def _send_alone(self, load: ReplicaLoad, parts: list[Job | Slice], now: float) -> None:
-        alive: list[Part] = [p for p in parts if p.wanted and p.expires > now]
-        self.intake.drop([p for p in parts if not p.wanted or p.expires <= now], now)
-        if alive:
-            self._send(load, alive, now)
+    def _send_alone(self, load: ReplicaLoad, now: float) -> None:
+        parts, suspicion = self._trials.take(now)
+        if parts:
+            self._send(load, parts, now).suspicion = suspicion
 
     def _send_first(self, load: ReplicaLoad, parts: list[Part], now: float) -> None:
         """Send rows that no replica had before."""
@@ -315,9 +315,11 @@ class Dispatcher:
         self.intake.admission.changed = now
         if type(result) is list:
             self._succeeded(flight, result, now)
+            if flight.suspicion is not None:
+                self._trials.succeeded(flight)
         else:
             assert isinstance(result, BatchFailure)
-            self._failed(flight, result)
+            self._trials.failed(flight, result, self.in_flight)
         if self._waits_for_replica or self._hedging.waiting:
             self._alarm.ring_soon()
         if self._idle is not None:
@@ -360,30 +362,3 @@ class Dispatcher:
         """One flight of a part came back; true if another one was sooner."""
         self._hedging.land(part)
         return part.settled
-
-    def _failed(self, flight: Flight, failure: BatchFailure) -> None:
-        kind = failure.kind
-        self.stats.failed_batches[kind] += 1
-        parts = [part for part in flight.parts if isinstance(part, (Job, Slice))]
-        if flight.hedged:  # what another replica has as well can still succeed there
-            left = [part for part in parts if not self._hedging.land(part)]
-            parts = [part for part in left if not part.settled]
-        queued, alone, failed = recover(kind, parts, flight.rows, self._retry)
-        for part in queued:
-            self.stats.retried_rows += part.rows
-            self.intake.put_back(part)
-        for group in alone:
-            self._evaluate_alone(group)
-        error = RowError(CODES[kind], failure.cause)
-        for part in failed:
-            part.fail(error)
-
-    def _evaluate_alone(self, parts: list[Job | Slice]) -> None:
-        closed = self.intake.closed
-        if closed is not None:
-            for part in parts:
-                part.fail(closed)
-            return
-        self.stats.retried_rows += sum(part.rows for part in parts)
-        self._alone.append(parts)
-        self._alarm.ring_soon()

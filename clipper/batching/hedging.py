@@ -40,18 +40,22 @@ class Hedging:
 
     def watch(self, loads: Iterable[ReplicaLoad], now: float) -> None:
         """Let the flights wait for a second replica that take too long by now, as far as
-        the budget goes."""
+        the budget goes. Never those of rows that ended a worker before: if it was theirs
+        to blame, they would end two more."""
         for load in loads:
             for flight in load.flights:
                 rows = flight.rows
-                if not flight.hedged and _limit(flight) <= now and rows <= self._tokens:
+                if flight.hedged or _limit(flight) > now or rows > self._tokens:
+                    continue
+                if flight.suspicion is None:
                     self._tokens -= rows
                     flight.hedged = True
                     self.waiting.append(flight)
 
     def next_due(self, loads: Iterable[ReplicaLoad], now: float) -> float:
         """When the next flight will be overdue; infinity if none can be."""
-        limits = (_limit(f) for load in loads for f in load.flights if not f.hedged)
+        flights = (f for load in loads for f in load.flights)
+        limits = (_limit(f) for f in flights if not f.hedged and f.suspicion is None)
         return min((limit for limit in limits if limit > now), default=float("inf"))
 
     # -- parts in several flights ---------------------------------------------------------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from clipper.batching.controller import BatchController
 from clipper.batching.job import Part
 from clipper.values import Batch, BatchResult, Layout
+
+if TYPE_CHECKING:
+    from clipper.batching.suspicion import Suspicion
 
 RENEWAL = 8  # batches after which the rate of a replica that is not NEW is renewed
 NEW = 64
@@ -28,7 +31,7 @@ class Replica(Protocol):
 class Flight(Batch):
     """A batch that is with a replica, and the work that its rows are of."""
 
-    __slots__ = ("due", "hedged", "load", "parts")
+    __slots__ = ("due", "hedged", "load", "parts", "suspicion")
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Flight(Batch):
         self.load = load
         self.due = 0.0  # when its answer is expected
         self.hedged = False  # another flight has, had or shall have the same work
+        self.suspicion: Suspicion | None = None  # what its rows are tried for
 
 
 class ReplicaLoad:

@@ -1,9 +1,10 @@
 """What becomes of the rows of a batch that failed: a rule for each kind of failure.
 
-One row must not fail its neighbours. When a worker dies, the rows of the batch it died
-under are evaluated once more, each alone, and one that kills alone is given up. When the
-function raises, the batch is cut in halves until the rows that make it raise are alone.
-What a worker had not begun with simply waits again.
+One row must not fail its neighbours. When a worker dies or hangs, the rows of its batch are
+evaluated once more, each alone, and one that ends a worker alone is given up. When the
+function raises, the batch is cut in halves until the rows that make it raise are alone;
+where it returns something else than one output for each row, no half would do better, and
+each row is alone at once. What a worker had not begun with simply waits again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from clipper.batching.job import Job, Slice, halves, singles
-from clipper.values import FailureKind
+from clipper.values import DEADLY, FailureKind
 
-# How often a row may be evaluated again after a worker died under it.
+# How often a row may be evaluated again after a worker ended under it.
 RETRIES = 1
 
 Parts = list[Job | Slice]
@@ -38,7 +39,7 @@ def recover(kind: FailureKind, parts: Parts, batch_rows: int, retry: bool) -> Re
             queued=[part for part in parts if not part.attempts],
             alone=[[part] for part in parts if part.attempts],
         )
-    if kind is FailureKind.CRASHED and retry:
+    if kind in DEADLY and retry:
         rows = list(singles(parts))
         for row in rows:
             row.attempts += 1
@@ -46,8 +47,10 @@ def recover(kind: FailureKind, parts: Parts, batch_rows: int, retry: bool) -> Re
             alone=[[row] for row in rows if row.attempts <= RETRIES],
             failed=[row for row in rows if row.attempts > RETRIES],
         )
-    if kind is FailureKind.RAISED and retry and batch_rows > 1:
-        left = sum(part.rows for part in parts)
+    if batch_rows > 1 and retry:
         # where other rows of the batch may be to blame, one that is left is not yet
-        return Recovery(alone=halves(parts) if left > 1 else [parts] if left else ())
+        left = sum(part.rows for part in parts)
+        if kind is FailureKind.RAISED:
+            return Recovery(alone=halves(parts) if left > 1 else [parts] if left else ())
+        return Recovery(alone=[[row] for row in singles(parts)])
     return Recovery(failed=parts)

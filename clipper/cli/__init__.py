@@ -30,6 +30,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         serving.serve,
         serving.start,
         serving.stop,
+        serving.restart,
         serving.demo,
     ],
     "Applications": [

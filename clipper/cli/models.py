@@ -94,6 +94,26 @@ def parse_wait(text: str) -> float | str:
     metavar="SIZE",
     help="For each worker, as 512M or 2G.",
 )
+@click.option(
+    "--spares",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Workers that stand by, to follow at once one that ends.",
+)
+@click.option(
+    "--recycle-after",
+    type=click.IntRange(min=1),
+    metavar="BATCHES",
+    help="Replace a worker after about so many batches.",
+)
+@click.option(
+    "--recycle-memory",
+    type=parse_bytes,
+    metavar="SIZE",
+    help="Replace a worker that has grown to so much memory.",
+)
 @click.option("--no-retry", is_flag=True, help="Never give it the same input twice.")
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 @server_options
@@ -111,6 +131,9 @@ def deploy(
     labels: tuple[str, ...],
     environment: tuple[str, ...],
     memory_limit: int | None,
+    spares: int,
+    recycle_after: int | None,
+    recycle_memory: int | None,
     no_retry: bool,
     quiet: bool,
 ) -> None:
@@ -138,6 +161,9 @@ def deploy(
             retry=not no_retry,
             environment=variables,
             memory_limit=memory_limit,
+            spares=spares,
+            recycle_after=recycle_after,
+            recycle_memory=recycle_memory,
             progress=not quiet,
         )
     )
@@ -182,11 +208,17 @@ def _model_row(model: dict[str, Any]) -> tuple[object, ...]:
         click.style("●", fg="green") if model.get("current") else " ",
         f"{model['model_name']}:{model['model_version']}",
         _state(str(model.get("state", "")).lower()),
-        f"{replicas.get('live', '?')} of {replicas.get('target', '?')}",
+        _replica_count(replicas),
         model.get("batch_cap"),
         f"{mean:.1f}" if isinstance(mean, (int, float)) else None,
         model.get("queue_rows"),
     )
+
+
+def _replica_count(replicas: dict[str, Any]) -> str:
+    text = f"{replicas.get('live', '?')} of {replicas.get('target', '?')}"
+    spares = replicas.get("spares")
+    return f"{text}, {spares} spare" if replicas.get("spares_target") else text
 
 
 def _reason(model: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Commands that run a server: serve, start, stop, demo."""
+"""Commands that run a server: serve, start, stop, restart, demo."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from clipper.cli.common import (
     server_options,
 )
 from clipper.errors import ConfigError
+from clipper.logs import make_safe
 from clipper.version import __version__
 
 if TYPE_CHECKING:
@@ -47,17 +48,22 @@ _LOG_BYTES = 4 * 1024 * 1024  # a log file is turned over at this size; one old 
 @click.option(
     "--allowed-hosts", metavar="NAMES", help="Host names to answer to, with commas."
 )
+@click.option(
+    "--fd", "descriptors", metavar="N[,M]",
+    help="Take listening sockets that were opened already: queries, admin.",
+)  # fmt: skip
 @click.option("--log-file", metavar="FILE", help="Log there and not to standard error.")
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
 def serve(
     config_file: str | None,
     no_auth: bool,
     allowed_hosts: str | None,
+    descriptors: str | None,
     log_file: str | None,
     verbose: bool,
     **flags: Any,
 ) -> None:
-    """Run a server until Ctrl-C or SIGTERM."""
+    """Run a server until Ctrl-C or SIGTERM. SIGUSR2 has a new process take over."""
     from clipper.config import load_settings
 
     if no_auth:
@@ -67,25 +73,21 @@ def serve(
     settings = load_settings(config_file, flags)
     _log_to(log_file, logging.DEBUG if verbose else logging.INFO)
 
-    from clipper.server import run
+    from clipper.serving import passed_sockets, run
 
-    def ready(server: Server) -> None:
-        _say_ready(server, settings.host, settings.admin_host, settings.auth)
-
-    code = run(settings, on_ready=ready)
-    click.echo("Clipper has stopped.")
-    sys.exit(code)
+    sys.exit(run(settings, _say_ready, passed_sockets(descriptors), _say_end))
 
 
-def _say_ready(server: Server, host: str, admin_host: str, auth: bool) -> None:
+def _say_ready(server: Server) -> None:
     from clipper.runtime import base_url
 
+    settings = server.settings
     click.secho(f"Clipper {__version__} is running", bold=True)
-    click.echo(f"  queries  {base_url(host, server.port)}")
-    click.echo(f"  admin    {base_url(admin_host, server.admin_port)}")
+    click.echo(f"  queries  {base_url(settings.host, server.port)}")
+    click.echo(f"  admin    {base_url(settings.admin_host, server.admin_port)}")
     kept = server.data_dir or "nowhere: all is forgotten at the end (--ephemeral)"
     click.echo(f"  data     {kept}")
-    if not auth:
+    if not settings.auth:
         click.secho(
             "  Every user of this machine can deploy code here (--no-auth).",
             fg="yellow",
@@ -93,6 +95,13 @@ def _say_ready(server: Server, host: str, admin_host: str, auth: bool) -> None:
     if sys.stdin.isatty():
         click.secho("Ctrl-C ends it.", dim=True)
     sys.stdout.flush()
+
+
+def _say_end(followed_by: int | None) -> None:
+    if followed_by is None:
+        click.echo("Clipper has stopped.")
+    else:
+        click.echo(f"Process {followed_by} serves now.")
 
 
 def _log_to(log_file: str | None, level: int) -> None:
@@ -106,10 +115,7 @@ def _log_to(log_file: str | None, level: int) -> None:
             )
         except OSError as error:
             raise ConfigError(f"cannot write {log_file}: {error.strerror}") from None
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, handlers=[make_safe(handler)])
     logging.getLogger("clipper").setLevel(level)
 
 
@@ -147,6 +153,26 @@ def stop(target: Target) -> None:
         done("Clipper has stopped")
     else:
         click.echo(f"No server runs at port {target.port}.")
+
+
+@click.command()
+@port_option
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600.0, show_default=True,
+    metavar="SECONDS", help="Wait this long for the new process.",
+)  # fmt: skip
+def restart(port: int, timeout: float) -> None:
+    """Have a new process take over, without a gap.
+
+    No request fails: the models come up in the new process first, and what comes while
+    it takes over waits. It runs what is installed and configured now.
+    """
+    import asyncio
+
+    from clipper.client.local import restart_server
+
+    found = asyncio.run(restart_server(port, seconds=timeout))
+    done(f"Process {found.pid} serves at port {found.port} now")
 
 
 @click.command()

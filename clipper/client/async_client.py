@@ -218,6 +218,9 @@ class AsyncClipper:
         retry: bool = True,
         environment: Mapping[str, str] | None = None,
         memory_limit: int | None = None,
+        spares: int = 0,
+        recycle_after: int | None = None,
+        recycle_memory: int | None = None,
         progress: bool | None = None,
     ) -> None:
         """Deploy a function, or an object with `predict`, and make it current.
@@ -228,8 +231,11 @@ class AsyncClipper:
         with the variables `environment` and at most `memory_limit` bytes. `batching` is the
         name of what sizes its batches, or settings such as {"controller": "aimd",
         "max_batch_size": 256, "batch_wait": 1.5}, in rows and milliseconds. With
-        `retry=False` no input is ever given to it twice. `progress`: True shows it, False
-        does not, None does where standard error is a terminal.
+        `retry=False` no input is ever given to it twice. `spares` more workers stand by,
+        to follow at once one that ends; one is replaced after about `recycle_after`
+        batches, or once it and its children have `recycle_memory` resident bytes.
+        `progress`: True shows it, False does not, None does where standard error is a
+        terminal.
         Raises DeployFailed with the worker's own words.
         """
         manifest = upload.make_manifest(
@@ -244,6 +250,9 @@ class AsyncClipper:
             retry=retry,
             environment=environment,
             memory_limit=memory_limit,
+            spares=spares,
+            recycle_after=recycle_after,
+            recycle_memory=recycle_memory,
         )
         await upload.deploy(self._transport, function, manifest, progress)
 

@@ -70,6 +70,53 @@ async def stop_server(port: int, *, seconds: float) -> bool:
     return True
 
 
+async def restart_server(port: int, *, seconds: float) -> Runtime:
+    """Have a new process take over from the server at `port`, without a gap, and wait until
+    it serves. Raises ServerUnreachable where there is none, ClipperError with the server's
+    own words where it goes on by itself."""
+    found = runtime.find(port)
+    if found is None:
+        raise ServerUnreachable(f"No server runs at port {port}.")
+    if found.restart is None:
+        raise ClipperError(
+            f"the server at port {port} cannot be replaced while it runs: it is part of "
+            "another program"
+        )
+    try:
+        os.kill(found.pid, signal.SIGUSR2)
+    except ProcessLookupError:
+        raise ServerUnreachable(f"No server runs at port {port}.") from None
+    except PermissionError:
+        raise Forbidden(f"process {found.pid} at port {port} is not yours") from None
+    last = found
+
+    def replaced_or_refused() -> bool:
+        nonlocal last
+        last = runtime.find(port) or last
+        return last.pid != found.pid or not last.alive() or _has_failed(found, last)
+
+    if not await _poll(replaced_or_refused, monotonic() + seconds):
+        raise ClipperError(
+            f"no new server has taken over after {seconds:g} s; process {found.pid} "
+            "serves on, and may still be starting one"
+        )
+    if last.pid != found.pid:
+        return last
+    if last.alive() and last.restart is not None:
+        raise ClipperError(f"the server goes on as it was: {last.restart.reason}")
+    raise ServerUnreachable(f"the server at port {port} has ended; its log says why")
+
+
+def _has_failed(before: Runtime, now: Runtime) -> bool:
+    assert before.restart is not None
+    restart = now.restart
+    return (
+        restart is not None
+        and restart.state == "failed"
+        and restart.number > before.restart.number
+    )
+
+
 async def is_ready(transport: Transport) -> bool:
     """Whether a Clipper server accepts queries at the address."""
     transport.forget()

@@ -67,6 +67,9 @@ def make_manifest(
     retry: bool,
     environment: Mapping[str, str] | None,
     memory_limit: int | None,
+    spares: int = 0,
+    recycle_after: int | None = None,
+    recycle_memory: int | None = None,
 ) -> dict[str, Any]:
     """What the server is told about a function, but for the packaging."""
     return {
@@ -80,4 +83,7 @@ def make_manifest(
         "example": example,
         "environment": {key: str(value) for key, value in (environment or {}).items()},
         "memory_limit": memory_limit,
+        "spares": spares,
+        "recycle_after": recycle_after,
+        "recycle_memory": recycle_memory,
     }

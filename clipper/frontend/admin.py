@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -13,17 +13,23 @@ from clipper.application import Application
 from clipper.config import Limits
 from clipper.engine import Engine
 from clipper.explanation.collect import explain
-from clipper.frontend.deploy import DeployRoute
+from clipper.frontend.admin_openapi import OPENAPI_PATH, make_admin_document
+from clipper.frontend.deploy import DeployRoute, Upload
 from clipper.frontend.gate import Gate
 from clipper.frontend.log_export import LogRoute
-from clipper.frontend.operations import Operations, add_route, text_response
+from clipper.frontend.operations import (
+    Operation,
+    Operations,
+    add_route,
+    text_response,
+)
 from clipper.frontend.original import (
     NamedVersion,
     OriginalRoutes,
     Policy,
-    Version,
     policy_settings,
 )
+from clipper.frontend.schemas import NamedVersion as Version
 from clipper.frontend.web import json_response, middleware
 from clipper.model import Model
 from clipper.values import check_name, check_uid
@@ -78,8 +84,8 @@ class AdminRoutes:
             middlewares=[middleware(self._gate)], client_max_size=self._limits.body
         )
         operations = Operations(self._gate, self._limits)
-        OriginalRoutes(self._engine).add_to(application, operations)
-        changes: list[tuple[str, type[Any], Callable[[Any], Awaitable[Any]]]] = [
+        posts: list[Operation] = [
+            *OriginalRoutes(self._engine).operations(),
             ("rollback", Rollback, self.rollback),
             ("scale", Scale, self.scale),
             ("undeploy", Undeploy, self.undeploy),
@@ -87,7 +93,7 @@ class AdminRoutes:
             ("forget_user", ForgetUser, self.forget_user),
             ("drain", Drain, self.drain),
         ]
-        for name, kind, work in changes:
+        for name, kind, work in posts:
             handler = operations.handler(kind, work)
             add_route(application, "POST", f"/admin/{name}", handler)
         deploy = DeployRoute(self._engine, self._gate, self._limits)
@@ -98,6 +104,13 @@ class AdminRoutes:
         add_route(application, "GET", "/admin/status", self.status)
         add_route(application, "GET", "/admin/applications/{app}/explain", self.explain)
         add_route(application, "GET", "/admin/logs/{model}/{version}", self.logs)
+        document = make_admin_document({name: kind for name, kind, _ in posts}, Upload)
+        described = msgspec.json.format(msgspec.json.encode(document), indent=1)
+
+        async def openapi(request: web.Request) -> web.StreamResponse:
+            return json_response(200, described)
+
+        add_route(application, "GET", OPENAPI_PATH, openapi)
         return application
 
     # -- changes ------------------------------------------------------------------------
@@ -197,13 +210,19 @@ class AdminRoutes:
             "current": self._engine.catalog.is_current(record),
             "state": state,
             "reason": reason,
-            "replicas": {"live": replicas.live, "target": replicas.wanted},
+            "replicas": {
+                "live": replicas.live,
+                "target": replicas.wanted,
+                "spares": replicas.spares,
+                "spares_target": replicas.spares_wanted,
+            },
             "queue_rows": model.intake.waiting_rows,
             "batch_cap": model.dispatcher.controller.cap,
             "batches": stats.batches,
             "rows": stats.rows,
             "mean_batch_rows": stats.rows / stats.batches if stats.batches else None,
             "restarts": replicas.restarts,
+            "recycled": replicas.recycled,
             "labels": record.labels,
             "created": record.created,
         }

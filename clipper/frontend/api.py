@@ -8,13 +8,14 @@ import msgspec
 
 from clipper.application import Application
 from clipper.engine import Engine
-from clipper.errors import ClipperError, NotFound, Unavailable
+from clipper.errors import ClipperError, InvalidInput, NotFound, Unavailable
 from clipper.frontend.decoding import Block, Decoder, Request
 from clipper.frontend.feedback_decoding import decode_feedback, no_parameters
-from clipper.frontend.gate import JSON
+from clipper.frontend.gate import JSON, NPY
 from clipper.frontend.schemas import ApplicationAnswer, HealthAnswer
 from clipper.frontend.update import Update, UpdateReceiver
 from clipper.inputs import InputType, Row
+from clipper.model import Model
 from clipper.query import BatchQuery, BatchReceiver, Query, Receiver
 
 # Bodies that are remembered, over all applications with a cache, and their largest size.
@@ -48,6 +49,10 @@ class QueryApi:
         application, decoder = known
         if self._engine.draining:
             raise Unavailable("the server is shutting down")
+        if parameters and media != NPY:
+            raise InvalidInput(
+                "query parameters go with npy bodies; put the fields into this one"
+            )
         # an application with a cache expects to see the same bodies again; to look for
         # a large one would take longer than it is worth
         again = len(body) <= RECENT_SIZE and media == JSON and application.caching
@@ -71,6 +76,10 @@ class QueryApi:
             rows, receiver, subject, version, deadline_ms, cache
         )
 
+    def knows(self, name: str) -> bool:
+        """Whether there is such an application: of one that is not, no body is awaited."""
+        return name in self._applications
+
     def update(
         self, name: str, media: str, body: bytes, parameters: str, receiver: AnyReceiver
     ) -> Update:
@@ -81,10 +90,10 @@ class QueryApi:
             raise no_application(name)
         if self._engine.draining:
             raise Unavailable("the server is shutting down")
-        most = self._engine.settings.limits.rows_per_request
+        limits = self._engine.settings.limits
         try:
             no_parameters(parameters)
-            items, single = decode_feedback(application.input_type, media, body, most)
+            items, single = decode_feedback(application.input_type, media, body, limits)
         except ClipperError as error:
             application.stats.refused[error.code] += 1
             raise
@@ -108,7 +117,7 @@ class QueryApi:
         if len(self._decoders) > 2 * len(self._applications):
             self._decoders.clear()
         limits = self._engine.settings.limits
-        decoder = Decoder(application.input_type, limits.rows_per_request)
+        decoder = Decoder(application.input_type, limits)
         known = self._decoders[name] = (application, decoder)
         return known
 
@@ -127,17 +136,16 @@ class QueryApi:
 
     def _readiness(self) -> tuple[int, bytes]:
         engine = self._engine
-        models = {
-            str(model.id): {
-                "state": model.replicas.state.name.lower(),
-                "live_replicas": model.replicas.live,
-            }
-            for model in engine.models.values()
+        models = {str(model.id): _health(model) for model in engine.models.values()}
+        applications = {
+            name: {"policy": "unavailable"}
+            for name, application in engine.applications.items()
+            if application.learner.missing is not None
         }
-        if engine.ready:
-            return 200, msgspec.json.encode(HealthAnswer("ready", models))
-        status = "draining" if engine.draining else "starting"
-        return 503, msgspec.json.encode(HealthAnswer(status, models))
+        code, status = 200, "ready"
+        if not engine.ready:
+            code, status = 503, "draining" if engine.draining else "starting"
+        return code, msgspec.json.encode(HealthAnswer(status, models, applications))
 
     def describe(self, application: Application) -> ApplicationAnswer:
         """The application as GET /{app} shows it."""
@@ -152,6 +160,16 @@ class QueryApi:
             + [name for name in record.models if name not in _names(application)],
             example_request={"input": EXAMPLES[application.input_type]},
         )
+
+
+def _health(model: Model) -> dict[str, Any]:
+    replicas = model.replicas
+    shown = {
+        "state": replicas.state.name.lower(),
+        "live_replicas": replicas.live,
+        "replicas": replicas.wanted,
+    }
+    return shown | {"reason": replicas.reason} if replicas.reason else shown
 
 
 def no_application(name: str) -> NotFound:

@@ -13,10 +13,12 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from clipper.config import Limits
 from clipper.errors import InvalidInput, PayloadTooLarge
 from clipper.frontend.gate import JSON, MSGPACK, NPY
 from clipper.frontend.npy import read_npy
 from clipper.frontend.schemas import FAST, AnyRequest, Envelope
+from clipper.frontend.weight import check_weight
 from clipper.inputs import (
     InputType,
     Row,
@@ -25,11 +27,15 @@ from clipper.inputs import (
     encode_json_value,
     encode_python,
     flat_encoder,
+    members,
 )
+from clipper.outline import NESTED
 from clipper.selection.policy import Subject
 from clipper.values import check_name, check_uid
 
 NOBODY = Subject()
+
+LONGEST = 200  # characters of what a decoder says
 
 
 class Block(NamedTuple):
@@ -61,9 +67,13 @@ _new = tuple.__new__
 class Decoder:
     """Decodes the bodies of one application."""
 
-    def __init__(self, kind: InputType, max_rows: int) -> None:
+    def __init__(self, kind: InputType, limits: Limits) -> None:
         self._kind = kind
-        self._max_rows = max_rows
+        self._max_rows = limits.rows_per_request
+        self._max_values = limits.values_per_request
+        self._max_array = limits.body
+        # of smaller bodies it is sure that they hold no more values
+        self._light = limits.values_per_request // NESTED
         self._encode: Callable[[Any], bytes] = (
             flat_encoder(kind) if kind.dtype is not None else str.encode
         )
@@ -80,10 +90,17 @@ class Decoder:
         """The request in a body. Raises InvalidInput with the path of the fault."""
         if media == NPY:
             return self._decode_npy(body, parameters)
+        if len(body) > self._light:
+            check_weight(self._kind, media, body, self._max_values, self._max_rows)
         decoder: Any = self._json if media == JSON else self._msgpack
         try:
             envelope = decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            if media == MSGPACK and self._kind.dtype and len(body) > self._light:
+                raise InvalidInput(
+                    f"{plain_words(str(error))}; nested msgpack may have at most "
+                    f"{self._light} bytes, send it as application/x-npy"
+                ) from None
             # shaped or ragged rows, or a fault: told apart with a second, slower look
             return self._look_closely(body, media)
         if type(envelope) is AnyRequest:
@@ -177,6 +194,10 @@ class Decoder:
                 f"an application of type {self._kind.value} takes no npy bodies"
             )
         values = read_npy(body)
+        if values.size * self._kind.dtype.itemsize > self._max_array:
+            raise PayloadTooLarge(
+                f"inputs may have at most {self._max_array} bytes as {self._kind.value}"
+            )
         envelope = _envelope_of(parameters)
         if values.ndim == 1:
             return self._request(envelope, encode_python(self._kind, values), NPY)
@@ -216,22 +237,21 @@ _EMPTY = Envelope()
 
 
 _PLAIN = frozenset({str, int, float, bool, type(None), list, dict})
+_NESTED = frozenset({list, dict})
+_TEXT = frozenset({str})
 
 
 def check_plain(value: object, path: str) -> None:
     """Refuse what msgpack has and JSON has not: bytes, times, extensions, other keys."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        kind = type(item)
-        if kind not in _PLAIN:
+    level = [value]
+    while level:
+        if not _PLAIN.issuperset(map(type, level)):
             raise InvalidInput(f"Expected what JSON can say, not a msgpack extra at {path}")
-        if isinstance(item, dict):
-            if any(type(key) is not str for key in item):
+        level = [item for item in level if item and type(item) in _NESTED]
+        for item in level:
+            if type(item) is dict and not _TEXT.issuperset(map(type, item)):
                 raise InvalidInput(f"Expected objects with strings as keys at {path}")
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
+        level = list(chain.from_iterable(map(members, level)))
 
 
 def _no_input() -> InvalidInput:
@@ -258,4 +278,7 @@ def plain_words(message: str) -> str:
         lambda match: " or ".join(_WORDS.get(w.strip(), w) for w in match[1].split("|")),
         message,
     )
-    return message.replace(" - at `", " at ").replace("`", "")
+    message = message.replace(" - at `", " at ").replace("`", "")
+    if len(message) > LONGEST:  # with a key of the client's own in it
+        message = f"{message[: LONGEST // 2]}...{message[-LONGEST // 2 :]}"
+    return message

@@ -34,7 +34,8 @@ from clipper.errors import (
 from clipper.frontend.gate import MSGPACK, MULTIPART, Gate
 from clipper.frontend.lines import Lines
 from clipper.frontend.operations import decode_json, decode_msgpack
-from clipper.frontend.original import Version
+from clipper.frontend.schemas import InputTypeName, Labels, Name, described
+from clipper.frontend.schemas import NamedVersion as Version
 from clipper.frontend.web import HEAD
 from clipper.records import BatchingSettings, ModelRecord
 from clipper.values import check_name
@@ -63,10 +64,10 @@ Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     """What a deployer says of a function."""
 
-    model_name: str
+    model_name: Name
     model_version: Version
-    input_type: str
-    labels: Annotated[list[str], Meta(max_length=64)] = []
+    input_type: InputTypeName
+    labels: Labels = []
     num_replicas: Positive = 1
     batching: BatchingSettings = BatchingSettings()
     retry: bool = True
@@ -76,6 +77,9 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     source: str = ""
     environment: dict[str, str] = {}
     memory_limit: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+    spares: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    recycle_after: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+    recycle_memory: Annotated[int, Meta(ge=1, le=2**62)] | None = None
 
     def record(self) -> ModelRecord:
         return ModelRecord(
@@ -93,6 +97,9 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
             source=self.source,
             environment=self.environment,
             memory_limit=self.memory_limit,
+            spares=self.spares,
+            recycle_after=self.recycle_after,
+            recycle_memory=self.recycle_memory,
         )
 
 
@@ -101,7 +108,7 @@ class Upload(msgspec.Struct, forbid_unknown_fields=True):
     large ones are better sent as multipart."""
 
     manifest: Manifest
-    function: bytes
+    function: Annotated[bytes, described(minLength=1)]
 
 
 class DeployRoute:
@@ -114,29 +121,33 @@ class DeployRoute:
         self._gate = gate
         self._limits = limits
         self._heartbeat = heartbeat
-        # All mutable state: requests whose function is, or will be, in memory.
+        # All mutable state: uploads that were taken; their functions are, or will be, in
+        # memory. Those that are refused are only heard out, and take nobody's place.
         self._under_way = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         limit = self._limits.deploy_body
         media = self._gate.check_body(request[HEAD], (MULTIPART, MSGPACK), limit)
         seconds = self._limits.body_seconds + (request.content_length or limit) / SLOWEST
-        self._under_way += 1
+        taken = self._under_way < self._limits.deploys
+        self._under_way += taken
         try:
             try:
                 async with asyncio.timeout(seconds):
-                    spec, function = await self._receive(request, media)
+                    spec, function = await self._receive(request, media, taken)
             except TimeoutError:
                 raise BodyTimeout("the upload took too long") from None
             return await self._deploy(request, spec, function)
         finally:
-            self._under_way -= 1
+            self._under_way -= taken
 
     # -- receiving ----------------------------------------------------------------------
 
-    async def _receive(self, request: web.Request, media: str) -> tuple[ModelRecord, bytes]:
+    async def _receive(
+        self, request: web.Request, media: str, taken: bool
+    ) -> tuple[ModelRecord, bytes]:
         try:
-            if self._under_way > self._limits.deploys:
+            if not taken:
                 raise TooManyRequests(
                     f"{self._limits.deploys} deploys are under way, the most allowed"
                 )

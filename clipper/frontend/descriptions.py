@@ -16,7 +16,8 @@ Clipper answers predictions over HTTP within the latency objective of an applica
 application is a name with an input type, an objective, a policy and linked models; the
 policy chooses which model answers.
 
-Bodies are JSON unless a route says otherwise, and answers always are. A server that
+Bodies are JSON unless a route says otherwise, and answers always are. Integers are written
+without a fraction: `1`, not `1.0`. A server that
 wants a token for predictions takes it as `Authorization: Bearer TOKEN`."""
 
 

@@ -9,7 +9,7 @@ application or version that is deleted takes its series along.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -54,7 +54,8 @@ class Piece(NamedTuple):
 
 
 class Exposition:
-    """Renders the metrics of one engine, with those of its gate and lane if given.
+    """Renders the metrics of one engine, with those of its gates, by port,
+    and lane if given.
 
     `lane` may be set later: it comes after the routes that serve these metrics.
     """
@@ -62,12 +63,12 @@ class Exposition:
     def __init__(
         self,
         engine: Engine,
-        gate: Refusals | None = None,
+        gates: Mapping[str, Refusals] | None = None,
         lane: Connections | None = None,
     ) -> None:
         self.lane = lane
         self._engine = engine
-        self._gate = gate
+        self._gates = gates or {}
         self._process = ProcessCollector(registry=None)
 
     def pieces(self, accept: str) -> tuple[str, Iterator[bytes]]:
@@ -94,8 +95,9 @@ class Exposition:
         server.add_metric([], {"version": __version__, "python": platform.python_version()})
         yield Piece(server, True)
         yield from _tables(ENGINE, (), [((), engine)])
-        if self._gate is not None:
-            yield from _tables(REFUSALS, (), [((), self._gate)])
+        if self._gates:
+            gates = [((port,), gate) for port, gate in self._gates.items()]
+            yield from _tables(REFUSALS, ("port",), gates)
         if self.lane is not None:
             yield from _tables(CONNECTIONS, (), [((), self.lane)])
         yield from _tables(APPLICATION, ("application",), applications)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
-from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from clipper.errors import (
@@ -32,7 +33,8 @@ from clipper.frontend.answers import (
     error_answer,
     prediction_answer,
 )
-from clipper.frontend.gate import HEAD_TOO_LARGE, error_headers
+from clipper.frontend.api import no_application
+from clipper.frontend.gate import COMMON, HEAD_TOO_LARGE, error_headers, message
 from clipper.frontend.update import Update
 from clipper.query import BatchQuery, Query
 from clipper.query_id import ID_LENGTH
@@ -59,22 +61,18 @@ LINGER_TICKS = 2
 # What a request can begin with: a method, after at most some empty lines.
 _BEGINNINGS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
 
-_COMMON = (
-    b"Content-Type: application/json\r\n"
-    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
-)
 _PREDICTION = (
     b"HTTP/1.1 200 OK\r\n"
-    + _COMMON
+    + COMMON
     + b"Content-Length: %d\r\n\r\n"
     + b'{"query_id":"%b","output":%b,"default":false%b}'
 )
 _ENVELOPE = len('{"query_id":"","output":,"default":false}') + ID_LENGTH
 _DEFAULT = (
-    b"HTTP/1.1 200 OK\r\n" + _COMMON + b"Content-Length: %d\r\n\r\n" + b'{"query_id":"%b%b'
+    b"HTTP/1.1 200 OK\r\n" + COMMON + b"Content-Length: %d\r\n\r\n" + b'{"query_id":"%b%b'
 )
 _BEFORE_TAIL = len('{"query_id":"') + ID_LENGTH
-_OK = b"HTTP/1.1 200 OK\r\n" + _COMMON + b"Content-Length: %d\r\n\r\n%b"
+_OK = b"HTTP/1.1 200 OK\r\n" + COMMON + b"Content-Length: %d\r\n\r\n%b"
 
 
 class Phase(Enum):
@@ -92,9 +90,9 @@ class Express(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_have", "_lane", "_need", "_plan", "_processing", "_query",
-        "_reading", "_reserved", "_unsent", "_writable", "eof", "phase", "since",
-        "stalled", "transport",
+        "_application", "_buffer", "_chunks", "_have", "_lane", "_need", "_plan",
+        "_processing", "_query", "_reading", "_reserved", "_unsent", "_writable", "eof",
+        "phase", "since", "stalled", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -116,6 +114,7 @@ class Express(asyncio.Protocol):
         self._plan: Plan | None = None
         self._query: Query | BatchQuery | Update | None = None
         self._processing = False
+        self._application = ""  # whose bytes they are
         self._reserved = 0  # bytes of the body that count as in flight
 
     # -- transport ----------------------------------------------------------------------
@@ -125,6 +124,9 @@ class Express(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.since = self._lane.tick
         if not self._lane.add(self):
+            if self._lane.crowded:
+                self.transport.abort()
+                return
             full = Overloaded("too many connections")
             self._refuse(_shutting_down() if self._lane.draining else full)
 
@@ -205,7 +207,11 @@ class Express(asyncio.Protocol):
                     return
                 need = end + plan.length
                 if len(data) < need:
-                    self._wait_for_body(data, need)
+                    self._application = plan.path
+                    if self._lane.api.knows(plan.path):
+                        self._wait_for_body(data, need)
+                    else:
+                        self._refuse(no_application(plan.path))
                     return
                 if plan.media is None:
                     answer = self._lane.api.get(plan.path)
@@ -228,6 +234,8 @@ class Express(asyncio.Protocol):
 
     def _continue(self) -> None:
         """An answer went out: go on with what came meanwhile."""
+        if self._lane.leaving:
+            return  # what came goes along with the connection
         if not self._reading:
             self._reading = True
             self.transport.resume_reading()
@@ -267,10 +275,11 @@ class Express(asyncio.Protocol):
     def _predict(self, plan: Plan, body: bytes) -> None:
         self._plan = plan
         assert plan.media is not None
-        large = plan.length > SMALL_BODY and not self._reserved
-        if large and not self._reserve(plan.length):
-            self._respond_error(_too_many_bytes())
-            return
+        if plan.length > SMALL_BODY and not self._reserved:
+            self._application = plan.path
+            if not self._reserve(plan.length):
+                self._respond_error(_too_many_bytes())
+                return
         self.phase = Phase.ANSWERING
         api = self._lane.api
         ask = api.update if plan.update else api.predict
@@ -357,11 +366,11 @@ class Express(asyncio.Protocol):
         self._answered(close=close)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], close: bool) -> None:
-        self.transport.write(_message(status, body, headers, close))
+        self.transport.write(message(status, body, headers, close))
 
     def _answered(self, *, close: bool) -> None:
         self._query = self._plan = None
-        if self._reserved:
+        if self._reserved:  # without a call, mostly
             self._release()
         self.phase = Phase.IDLE
         self.since = self._lane.tick
@@ -408,6 +417,28 @@ class Express(asyncio.Protocol):
         elif self.phase in (Phase.IDLE, Phase.HEAD):
             self._close()
 
+    def leave(self, pass_on: Callable[[int, bytes], None]) -> bool:
+        """Another server takes over: read no more, and once nothing is owed, let it have
+        the connection with what has come of a request. Whether it has gone."""
+        transport = self.transport
+        if transport.is_closing():
+            return False
+        if self._reading:
+            self._reading = False
+            transport.pause_reading()
+        if (
+            self.phase in (Phase.ANSWERING, Phase.CLOSING)
+            or not self._writable
+            or transport.get_write_buffer_size()
+        ):
+            return False
+        descriptor = duplicate(transport)
+        if descriptor is None:
+            return False
+        pass_on(descriptor, b"".join(self._chunks) if self._need else self._buffer)
+        transport.abort()  # what is open elsewhere is closed here, and not shut down
+        return True
+
     def _close(self) -> None:
         self.since = self._lane.tick
         self.transport.close()
@@ -417,20 +448,29 @@ class Express(asyncio.Protocol):
         self.since = self._lane.tick
 
     def _reserve(self, size: int) -> bool:
-        if not self._lane.reserve(size):
+        if not self._lane.reserve(size, self._application):
             return False
         self._reserved += size
         return True
 
     def _release(self) -> None:
-        self._lane.release(self._reserved)
-        self._reserved = 0
+        if self._reserved:
+            self._lane.release(self._reserved, self._application)
+            self._reserved = 0
 
     def _hand_over(self, data: bytes) -> None:
         """Make the connection aiohttp's, with everything that was not answered yet."""
         self._release()
         self._buffer = b""
         self._lane.hand_over(self, data)
+
+
+def duplicate(transport: asyncio.Transport) -> int | None:
+    """Another descriptor of its socket; None where there are too many."""
+    try:
+        return os.dup(transport.get_extra_info("socket").fileno())
+    except OSError:
+        return None
 
 
 def _too_many_bytes() -> Overloaded:
@@ -441,24 +481,10 @@ def _shutting_down() -> Unavailable:
     return Unavailable("the server is shutting down")
 
 
-def _message(status: int, body: bytes, headers: dict[str, str], close: bool) -> bytes:
-    """A whole answer."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return b"HTTP/1.1 %d %b\r\n%b%b%bContent-Length: %d\r\n\r\n%b" % (
-        status,
-        HTTPStatus(status).phrase.encode(),
-        _COMMON,
-        lines.encode(),
-        b"Connection: close\r\n" if close else b"",
-        len(body),
-        body,
-    )
-
-
 @lru_cache(maxsize=64)
 def _failure(code: str, cause: str) -> bytes:
     """The answer to a query that failed; there are few, and under overload they are
     sent often."""
     error = from_wire(code, cause)
     headers = answer_headers(error.status)
-    return _message(error.status, error_answer(error), headers, close=False)
+    return message(error.status, error_answer(error), headers, close=False)

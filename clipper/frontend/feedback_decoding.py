@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw
 
+from clipper.config import Limits
 from clipper.errors import InvalidInput, PayloadTooLarge
 from clipper.frontend.decoding import check_plain, plain_words
 from clipper.frontend.gate import JSON, MSGPACK
 from clipper.frontend.schemas import FeedbackItem, UpdateRequest
+from clipper.frontend.weight import check_weight, too_heavy, weight_of
 from clipper.inputs import InputType, check_depth, encode_json, encode_json_value
 from clipper.pieces import LARGEST, Item, check_size
 from clipper.values import check_uid
@@ -28,13 +30,15 @@ _NOTHING = UpdateRequest()
 
 
 def decode_feedback(
-    kind: InputType, media: str, body: bytes, most: int
+    kind: InputType, media: str, body: bytes, limits: Limits
 ) -> tuple[list[Item], bool]:
     """The items in a body, and whether it is a single one. Raises InvalidInput with the
     path of the fault, or PayloadTooLarge."""
+    most = limits.rows_per_request
+    check_weight(kind, media, body, limits.values_per_request, most)
     try:
         request = (_decode_json if media == JSON else _decode_msgpack)(body)
-        return _Pieces(kind, media).items(request, most)
+        return _Pieces(kind, media, limits.values_per_request).items(request, most)
     except RecursionError:
         raise InvalidInput("the body is nested too deeply") from None
     except UnicodeError:
@@ -48,12 +52,15 @@ def decode_feedback(
 class _Pieces:
     """The pieces of one request."""
 
-    def __init__(self, kind: InputType, media: str) -> None:
+    def __init__(self, kind: InputType, media: str, most_values: int) -> None:
         self._kind = kind
         self._media = media
+        self._most_values = most_values
         self._decode = _any_json if media == JSON else _any_msgpack
-        # All mutable state: bytes of nested labels and contexts so far.
+        # All mutable state: bytes of nested labels and contexts so far, and values of
+        # inputs in msgpack.
         self._nested = 0
+        self._values = 0
 
     def items(self, request: UpdateRequest, most: int) -> tuple[list[Item], bool]:
         pieces = request.feedback
@@ -78,21 +85,36 @@ class _Pieces:
             raise InvalidInput(
                 f"Expected a field `query_id`, or `input` with its `label` at {path}"
             )
-        label, context = item.label, item.context
+        # what has a bound of its own first
+        label = UNSET if item.label is UNSET else self._value(item.label, f"{path}.label")
+        context = None
+        if item.context is not UNSET:
+            context = self._context(item.context, f"{path}.context")
         row = None
         if item.input is not UNSET:
-            if self._media == MSGPACK and self._kind is InputType.JSON:
-                check_plain(item.input, f"{path}.input")
-            row = encode_json_value(self._kind, item.input, f"{path}.input")
+            value = self._input(item.input, f"{path}.input")
+            row = encode_json_value(self._kind, value, f"{path}.input")
         return Item(
             item.query_id,
-            UNSET if label is UNSET else self._value(label, f"{path}.label"),
+            label,
             item.reward,
             None if uid is None else check_uid(uid, f"{path}.uid"),
             row,
-            None if context is UNSET else self._context(context, f"{path}.context"),
+            context,
             item.feedback_id,
         )
+
+    def _input(self, raw: Raw, path: str) -> Any:
+        if self._media == JSON:
+            return self._decode(raw)
+        # arrays of numbers too may hold anything, as they are decoded without a look
+        self._values += weight_of(InputType.JSON, raw)
+        if self._values > self._most_values:
+            raise too_heavy(self._most_values)
+        value = self._decode(raw)
+        if self._kind is InputType.JSON:
+            check_plain(value, path)
+        return value
 
     def _context(self, raw: Raw, path: str) -> Any:
         context = self._value(raw, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import NamedTuple
 
 from clipper.config import Settings
@@ -46,6 +47,13 @@ _PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics"})
 MAX_HEADERS = 64
 MAX_LINE = 8190
 HEAD_TOO_LARGE = "the request line and the headers are too large"
+
+
+# Header lines of every answer of the hot lane.
+COMMON = (
+    b"Content-Type: application/json\r\n"
+    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+)
 
 
 class Head(NamedTuple):
@@ -207,3 +215,17 @@ def error_headers(error: ClipperError) -> dict[str, str]:
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return headers
+
+
+def message(status: int, body: bytes, headers: dict[str, str], close: bool) -> bytes:
+    """A whole answer."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return b"HTTP/1.1 %d %b\r\n%b%b%bContent-Length: %d\r\n\r\n%b" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        COMMON,
+        lines.encode(),
+        b"Connection: close\r\n" if close else b"",
+        len(body),
+        body,
+    )

@@ -19,9 +19,16 @@ _MAGIC = b"\x93NUMPY"
 # numpy pads headers to a multiple of 64 bytes; one with 32 axes stays well below this.
 _MAX_HEADER = 1024
 
+# Space is what Python takes for it inside of brackets, and no more.
+_SPACE = b" \t\n"
 _ENTRY = re.compile(
-    rb"\s*'(descr|fortran_order|shape)'\s*:\s*"
-    rb"('[^']*'|True|False|\([0-9,\s]*\))\s*(?:,\s*|$)"
+    rb"[ \t\n]*'(descr|fortran_order|shape)'[ \t\n]*:[ \t\n]*"
+    rb"('[^']*'|True|False|\([0-9, \t\n]*\))[ \t\n]*(?:,[ \t\n]*|$)"
+)
+# As Python writes tuples: one of one element has a comma, no number begins with a zero.
+_LENGTH = rb"(?:0|[1-9][0-9]*)[ \t\n]*"
+_SHAPE = re.compile(
+    rb"\([ \t\n]*(?:%b,[ \t\n]*(?:%b,[ \t\n]*)*(?:%b)?)?\)" % ((_LENGTH,) * 3)
 )
 _NUMBERS = re.compile(rb"'[<>|=]?[iuf][0-9]{1,2}'")
 
@@ -68,7 +75,7 @@ def _read_header(body: bytes) -> tuple[dict[bytes, bytes], int]:
     end = start + int.from_bytes(body[8:start], "little")
     if len(body) < end or end - start > _MAX_HEADER:
         raise _malformed()
-    text = body[start:end].strip()
+    text = body[start:end].strip(_SPACE)
     if text[:1] != b"{" or text[-1:] != b"}":
         raise _malformed()
     text, at = text[1:-1], 0
@@ -82,7 +89,7 @@ def _read_header(body: bytes) -> tuple[dict[bytes, bytes], int]:
     if (
         len(entries) != 3
         or entries[b"fortran_order"] not in (b"True", b"False")
-        or entries[b"shape"][:1] != b"("
+        or not _SHAPE.fullmatch(entries[b"shape"])
     ):
         raise _malformed()
     return entries, end

@@ -86,14 +86,8 @@ def make_document() -> Json:
         "paths": make_paths(),
         "components": {
             "schemas": _schemas(),
-            "responses": {response_name(s): _error(s) for s in _statuses()},
+            **error_responses(),
             "parameters": {"app": _application_parameter()},
-            "headers": {
-                "RetryAfter": {
-                    "description": "seconds after which to try again",
-                    "schema": {"type": "integer", "minimum": 1},
-                }
-            },
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
@@ -102,6 +96,19 @@ def make_document() -> Json:
                     "started with `--require-token`",
                 }
             },
+        },
+    }
+
+
+def error_responses() -> Json:
+    """The components that answers with errors need."""
+    return {
+        "responses": {response_name(s): _error(s) for s in _statuses()},
+        "headers": {
+            "RetryAfter": {
+                "description": "seconds after which to try again",
+                "schema": {"type": "integer", "minimum": 1},
+            }
         },
     }
 
@@ -116,6 +123,8 @@ def _schemas() -> Json:
         fields = schemas[struct.__name__]["properties"]
         inputs = {name: fields.pop(name) for name in ("input", "input_batch")}
         schemas[struct.__name__]["properties"] = {**inputs, **fields}
+    schemas["FeedbackItem"].update(_ONE_PIECE)
+    schemas["UpdateRequest"] = _one_or_list(schemas["UpdateRequest"])
     request = {
         "title": "PredictionRequest",
         "description": "Which of the forms it has follows from the application's type.",
@@ -125,6 +134,36 @@ def _schemas() -> Json:
         ],
     }
     return {"PredictionRequest": request, **schemas}
+
+
+# What the fields of a piece have to do with each other. Null is as good as absent.
+_ONE_PIECE: Json = {
+    "allOf": [
+        {
+            "oneOf": [
+                {"required": ["label"]},
+                {"required": ["reward"], "properties": {"reward": {"type": "number"}}},
+            ]
+        },
+        {
+            "anyOf": [
+                {"required": ["query_id"], "properties": {"query_id": {"type": "string"}}},
+                {"required": ["input", "label"]},
+            ]
+        },
+    ]
+}
+
+
+def _one_or_list(schema: Json) -> Json:
+    """Either one piece, or a list of them and nothing else."""
+    nothing = {
+        name: {"type": "null"} for name in ("query_id", "reward", "uid", "feedback_id")
+    }
+    absent: Json = dict.fromkeys(("label", "input", "context"), False)
+    listed = {"required": ["feedback"], "properties": {**nothing, **absent}}
+    one = {"properties": {"feedback": False}, **_ONE_PIECE}
+    return {**schema, "anyOf": [one, listed]}
 
 
 def _application_parameter() -> Json:

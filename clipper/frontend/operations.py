@@ -16,6 +16,9 @@ from clipper.frontend.web import HEAD, SAFE_HEADERS, Handler, json_response, rea
 
 Body = TypeVar("Body")
 
+# The name of a POST, the struct that its body is decoded to, and what does it.
+Operation = tuple[str, type[Any], Callable[[Any], Awaitable[Any]]]
+
 
 class Operations:
     """Turns functions of a decoded body into handlers."""

@@ -8,17 +8,25 @@ As in the original, keys that nobody knows are ignored here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
-from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from clipper.engine import Engine
 from clipper.errors import InvalidInput
 from clipper.explanation.arms import learned
-from clipper.frontend.operations import Operations, add_route
+from clipper.frontend.operations import Operation
+from clipper.frontend.schemas import (
+    ApplicationName,
+    DefaultOutput,
+    InputTypeName,
+    Labels,
+    ModelNames,
+    Name,
+    described,
+)
+from clipper.frontend.schemas import NamedVersion as Version
 from clipper.inputs import parse_input_type
 from clipper.model import Model
 from clipper.records import (
@@ -27,9 +35,9 @@ from clipper.records import (
     ModelRecord,
     PolicySettings,
 )
+from clipper.registration import MAX_SLO_MICROS, ON_OVERLOAD
 from clipper.values import ModelId, check_name, check_uid
 
-Version = int | str
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Text = Annotated[str, Meta(max_length=4096)]
 
@@ -40,28 +48,28 @@ class Policy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AddApplication(msgspec.Struct):
-    name: str
-    input_type: str
-    default_output: Any  # a string, or null for none
-    latency_slo_micros: int
-    candidate_model_names: list[str] | None = None  # as in releases before 0.2
-    models: list[str] | None = None
+    name: ApplicationName
+    input_type: InputTypeName
+    default_output: DefaultOutput
+    latency_slo_micros: Annotated[int, described(minimum=1, maximum=MAX_SLO_MICROS)]
+    candidate_model_names: ModelNames | None = None  # as in releases before 0.2
+    models: ModelNames | None = None
     policy: str | Policy = "static"
     cache: bool = True
-    cache_ttl_seconds: float | None = None
+    cache_ttl_seconds: Annotated[float, described(exclusiveMinimum=0)] | None = None
     parse_output: bool = True
-    on_overload: str = "default"
+    on_overload: Annotated[str, described(enum=ON_OVERLOAD)] = "default"
     loss: str = "zero_one"
 
 
 class AddModel(msgspec.Struct):
-    model_name: str
+    model_name: Name
     model_version: Version
-    input_type: str
-    labels: Annotated[list[str], Meta(max_length=64)] = []
+    input_type: InputTypeName
+    labels: Labels = []
     container_name: Text = ""
     model_data_path: Text = ""
-    batch_size: Int32 = -1
+    batch_size: Annotated[Int32, described(anyOf=[{"const": -1}, {"minimum": 1}])] = -1
 
 
 class NamedApplication(msgspec.Struct):
@@ -77,13 +85,24 @@ class NamedVersion(msgspec.Struct):
     model_version: Version
 
 
-class NamedReplica(NamedVersion):
+class AskedVersion(msgspec.Struct):
+    """A version to look for: any name will do, for nothing is found of a wrong one."""
+
+    model_name: str
+    model_version: int | str
+
+
+class NamedReplica(AskedVersion):
     replica_id: int
 
 
 class Links(msgspec.Struct):
     app_name: str
     model_names: list[str]
+
+
+class NewLinks(Links):
+    model_names: Annotated[list[str], described(minItems=1)]
 
 
 class Verbose(msgspec.Struct):
@@ -101,27 +120,24 @@ class OriginalRoutes:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add_to(self, application: web.Application, operations: Operations) -> None:
-        routes: list[tuple[str, type[Any], Callable[[Any], Awaitable[Any]]]] = [
+    def operations(self) -> list[Operation]:
+        return [
             ("add_app", AddApplication, self.add_app),
             ("delete_app", NamedApplication, self.delete_app),
             ("add_model", AddModel, self.add_model),
             ("delete_versioned_model", NamedVersion, self.delete_versioned_model),
             ("set_model_version", NamedVersion, self.set_model_version),
-            ("add_model_links", Links, self.add_model_links),
+            ("add_model_links", NewLinks, self.add_model_links),
             ("delete_model_links", Links, self.delete_model_links),
             ("get_linked_models", ApplicationByName, self.get_linked_models),
             ("get_all_applications", Verbose, self.get_all_applications),
             ("get_application", NamedApplication, self.get_application),
             ("get_all_models", Verbose, self.get_all_models),
-            ("get_model", NamedVersion, self.get_model),
+            ("get_model", AskedVersion, self.get_model),
             ("get_all_containers", Verbose, self.get_all_containers),
             ("get_container", NamedReplica, self.get_container),
             ("get_state", StateOf, self.get_state),
         ]
-        for name, kind, work in routes:
-            handler = operations.handler(kind, work)
-            add_route(application, "POST", f"/admin/{name}", handler)
 
     # -- changes ------------------------------------------------------------------------
 
@@ -186,7 +202,7 @@ class OriginalRoutes:
         await self._engine.set_version(name, version)
         return f"Successfully set model with name '{name}' to version '{version}'"
 
-    async def add_model_links(self, body: Links) -> str:
+    async def add_model_links(self, body: NewLinks) -> str:
         self._engine.application(body.app_name)
         if not body.model_names:
             raise InvalidInput(
@@ -219,7 +235,7 @@ class OriginalRoutes:
         records = self._engine.catalog.models.values()
         return [self._model(r) if body.verbose else r.key for r in records]
 
-    async def get_model(self, body: NamedVersion) -> dict[str, Any]:
+    async def get_model(self, body: AskedVersion) -> dict[str, Any]:
         model = self._find(body)
         return self._model(model.record) if model is not None else {}
 
@@ -248,7 +264,7 @@ class OriginalRoutes:
 
     # -- pieces -------------------------------------------------------------------------
 
-    def _find(self, body: NamedVersion) -> Model | None:
+    def _find(self, body: AskedVersion) -> Model | None:
         model_id = ModelId(body.model_name, str(body.model_version))
         return self._engine.models.get(model_id)
 

@@ -195,9 +195,19 @@ def _predict() -> Json:
                 "A prediction, or one for each row of `input_batch`.",
                 {"anyOf": [ref(PredictionAnswer), ref(BatchAnswer)]},
                 **_example_answers(),
-            ),
-            **_errors(PREDICT),
+            )
+            | {"links": {"feedback": _feedback_link()}},
+            **error_refs(PREDICT),
         },
+    }
+
+
+def _feedback_link() -> Json:
+    return {
+        "operationId": "update",
+        "description": "The `query_id` of an answer names it in feedback.",
+        "parameters": {"app": "$request.path.app"},
+        "requestBody": {"query_id": "$response.body#/query_id", "reward": 1},
     }
 
 
@@ -240,7 +250,7 @@ def _update() -> Json:
                     ]
                 ),
             ),
-            **_errors(UPDATE),
+            **error_refs(UPDATE),
         },
     }
 
@@ -264,7 +274,7 @@ def _get(
         "tags": [tag],
         "summary": summary,
         "description": description,
-        "responses": {"200": answer, **_errors(errors)},
+        "responses": {"200": answer, **error_refs(errors)},
     }
 
 
@@ -285,9 +295,9 @@ def _liveness() -> Json:
 
 
 def _readiness() -> Json:
-    models = {"sum:1": {"state": "live", "live_replicas": 2}}
+    models = {"sum:1": {"state": "live", "live_replicas": 2, "replicas": 2}}
     ready = HealthAnswer("ready", models)
-    models = {"sum:1": {"state": "starting", "live_replicas": 0}}
+    models = {"sum:1": {"state": "starting", "live_replicas": 0, "replicas": 2}}
     starting = HealthAnswer("starting", models)
     route = _get(
         "ready",
@@ -368,7 +378,7 @@ def _example_application() -> ApplicationAnswer:
 # -- pieces ------------------------------------------------------------------------------
 
 
-def _errors(errors: Errors) -> Json:
+def error_refs(errors: Errors) -> Json:
     return {
         str(status): {"$ref": f"#/components/responses/{response_name(status)}"}
         for status in sorted({error.status for error in errors})

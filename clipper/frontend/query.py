@@ -86,21 +86,23 @@ class QueryRoutes:
     ) -> web.StreamResponse:
         head = request[HEAD]
         media = self._gate.check_body(head, allowed, self._limits.body)
-        lane, reserved = self.lane, 0
+        lane, reserved, name = self.lane, 0, request.match_info["app"]
 
         def count(size: int) -> None:
             nonlocal reserved
-            if not lane.reserve(size):
+            if not lane.reserve(size, name):
                 raise Overloaded("too many bytes are in flight")
             reserved += size
 
+        if not (self._api.knows(name) or request.content.is_eof()):
+            raise no_application(name)
         try:
             limits = self._limits
             body = await read_body(request, limits.body, limits.body_seconds, count)
             # as it was sent, because the parameters are decoded where they are used
             parameters = head.target.partition("?")[2]
             waiting = Waiting()
-            waiting.query = ask(request.match_info["app"], media, body, parameters, waiting)
+            waiting.query = ask(name, media, body, parameters, waiting)
             handler = request.protocol
             assert isinstance(handler, LaneHandler)
             handler.waiting = waiting
@@ -109,7 +111,7 @@ class QueryRoutes:
             finally:
                 handler.waiting = None
         finally:
-            lane.release(reserved)
+            lane.release(reserved, name)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         content_type, pieces = self._metrics.pieces(request.headers.get("Accept", ""))

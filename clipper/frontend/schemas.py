@@ -11,14 +11,33 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from clipper.inputs import InputType
+from clipper.inputs import SPELLINGS, InputType
+from clipper.registration import MAX_CANDIDATES, MAX_TEXT, RESERVED
+from clipper.values import NAME
 
 Uid = (
     Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     | Annotated[str, Meta(max_length=256)]
     | None
 )
-Version = int | Annotated[str, Meta(max_length=64)] | None
+
+
+def described(**schema: Any) -> Meta:
+    """What is only described here, and checked elsewhere with a sentence of its own."""
+    return Meta(extra_json_schema=schema)
+
+
+_NAMES = described(pattern=f"^{NAME.pattern}$")
+Name = Annotated[str, _NAMES]
+_Number = Annotated[int, described(minimum=0)]
+NamedVersion = _Number | Name
+Version = _Number | Annotated[str, Meta(max_length=64), _NAMES] | None
+ApplicationName = Annotated[str, _NAMES, described(**{"not": {"enum": sorted(RESERVED)}})]
+ModelNames = Annotated[list[Name], described(uniqueItems=True, maxItems=MAX_CANDIDATES)]
+Labels = Annotated[list[Name], Meta(max_length=64)]
+InputTypeName = Annotated[str, described(enum=sorted(SPELLINGS))]
+# A string, or null for none.
+DefaultOutput = Annotated[Any, described(type=["string", "null"], maxLength=MAX_TEXT)]
 Milliseconds = Annotated[float, Meta(gt=0)] | None
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
@@ -107,7 +126,7 @@ class FeedbackItem(msgspec.Struct, forbid_unknown_fields=True):
         Uid, Meta(description="whose feedback it is; with a query_id it is known already")
     ] = None
     input: Annotated[
-        Any,
+        Raw | UnsetType,
         Meta(
             description="the input that the label is of; without a query_id, or where "
             "the answer `resend_input` asked for it"
@@ -267,4 +286,8 @@ class HealthAnswer(msgspec.Struct):
     models: Annotated[
         dict[str, dict[str, Any]],
         Meta(description="by name:version, each with its state and live replicas"),
+    ] = {}
+    applications: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(description="those that cannot choose as they should, by name"),
     ] = {}

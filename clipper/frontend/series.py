@@ -6,6 +6,7 @@ requests: a request with an input_batch counts once for each of its rows.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sized
 from math import nan
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -102,6 +103,13 @@ REFUSAL_CODES = (
     "store_error",
     "unavailable",
 )
+
+
+def _tasks() -> float:
+    try:
+        return float(len(asyncio.all_tasks()))
+    except RuntimeError:  # rendered where no loop runs
+        return 0.0
 
 
 def _failures(application: Application) -> Iterable[tuple[str, float]]:
@@ -456,6 +464,13 @@ ENGINE: tuple[Series[Engine], ...] = (
     ),
     Number(
         GAUGE,
+        "clipper_event_loop_tasks",
+        "Tasks on the server's event loop: of connections, workers and changes under way, "
+        "none of queries.",
+        lambda _: _tasks(),
+    ),
+    Number(
+        GAUGE,
         "clipper_cache_entries",
         "Outputs in the prediction cache.",
         lambda engine: len(engine.cache),
@@ -527,7 +542,7 @@ REFUSALS: tuple[Series[Refusals], ...] = (
     Number(
         COUNTER,
         "clipper_http_unauthorized_requests",
-        "Requests to the query port without the right token.",
+        "Requests without the right token.",
         lambda gate: gate.unauthorized,
     ),
 )

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from aiohttp import HttpVersion11, StreamReader, http_parser, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from clipper.config import Limits
@@ -27,6 +28,7 @@ from clipper.errors import (
     PayloadTooLarge,
 )
 from clipper.frontend.answers import error_answer
+from clipper.frontend.express import duplicate
 from clipper.frontend.gate import (
     HEAD_TOO_LARGE,
     MAX_HEADERS,
@@ -51,6 +53,11 @@ _DOUBTFUL = (
     MalformedRequest,
     PayloadTooLarge,
 )
+
+# What may come with a body that is not a part of it: heads and trailers, and for each of
+# its bytes what is around a chunk of one byte, and some more.
+MOST_FRAMING = 64 * 1024
+FRAMING_OF_A_BYTE = 10
 
 # A wrong token is answered this much later, so that guessing is slow.
 UNAUTHORIZED_DELAY = 0.2
@@ -87,8 +94,9 @@ class WebLane:
         application[HEAD_LIMIT] = limits.head
         self._runner = web.AppRunner(application, handle_signals=False, **self._options)
         self._on_connection = on_connection
-        # All mutable state beside aiohttp's own: whether the server drains.
-        self._stopping = False
+        # All mutable state beside aiohttp's own: whether the server drains, and whether
+        # its connections go to another.
+        self._stopping = self._leaving = False
 
     async def start(self) -> None:
         await self._runner.setup()
@@ -104,6 +112,18 @@ class WebLane:
             **self._options,
         )
 
+    def pass_on(self, admit: Callable[[int, bytes], None]) -> int:
+        """Give connections to which nothing is owed to another server; how many are
+        left."""
+        self._leaving = True
+        server = self._runner.server
+        handlers = server.connections if server is not None else []
+        return sum(
+            not handler.leave(admit)
+            for handler in handlers
+            if isinstance(handler, LaneHandler)
+        )
+
     async def stop(self, seconds: float) -> None:
         """Finish the requests under way, within the bound, and close all connections."""
         self._stopping = True
@@ -117,8 +137,31 @@ class WebLane:
         self, request: web.Request, response: web.StreamResponse
     ) -> None:
         response.headers.pop("Server", None)
-        if self._stopping:
+        # no other protocol is spoken here, but the parser has stopped at such a request and
+        # would lose those behind it
+        upgrade = "Upgrade" in request.headers
+        stays = not self._leaving or _can_leave(request)
+        if self._stopping or upgrade or not stays:
             response.headers["Connection"] = "close"
+        if upgrade or not stays:
+            response.force_close()
+
+
+def _size_of(message: Any, data: bytes) -> int | None:
+    """How many bytes the request has that begins where `data` does; as `_rest`."""
+    head = data.find(b"\r\n\r\n")
+    if head < 0 or not isinstance(message, RawRequestMessage) or message.upgrade:
+        return None
+    if message.chunked:
+        return -1
+    length = message.headers.get("Content-Length", "0")
+    return head + 4 + int(length) if length.isdecimal() else None
+
+
+def _can_leave(request: web.Request) -> bool:
+    """Whether another server could go on with the connection after the answer."""
+    handler = request.protocol
+    return isinstance(handler, LaneHandler) and handler.accounted
 
 
 class Abandonable(Protocol):
@@ -130,7 +173,10 @@ class Abandonable(Protocol):
 class LaneHandler(RequestHandler):
     """aiohttp's connection, with our errors, and a query that ends with its client."""
 
-    __slots__ = ("_half_closed", "_last_body", "_on_connection", "waiting")
+    __slots__ = (
+        "_begun", "_broken", "_framing", "_half_closed", "_last_body", "_on_connection",
+        "_rest", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self, *args: Any, on_connection: Callable[[int], None] | None, **kwargs: Any
@@ -138,7 +184,13 @@ class LaneHandler(RequestHandler):
         super().__init__(*args, **kwargs)
         self._on_connection = on_connection
         self._half_closed = False
+        self._broken = False  # nothing that still comes is looked at
+        self._framing = 0  # bytes that came since the newest request began
         self._last_body: StreamReader | None = None  # of the newest request
+        self._begun = b""  # what came of a head that is not whole
+        # Bytes of the newest request that are to come, -1 while that is not known; None
+        # once a client has sent more, which are in the parser and cannot be had back.
+        self._rest: int | None = 0
         self.waiting: Abandonable | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -155,9 +207,84 @@ class LaneHandler(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._broken:
+            return  # what follows on something that is no HTTP is nothing
+        before = self._request_count
         super().data_received(data)
+        if self._request_count != before:
+            self._framing = 0
         if self._messages:
-            self._last_body = self._messages[-1][1]
+            message, body = self._messages[-1]
+            if isinstance(message, http_parser.RawRequestMessage):
+                self._last_body = body
+            else:
+                self._broken = True
+                if isinstance(message.exc, Exception):
+                    message.exc.with_traceback(None)  # which holds all that was sent
+        self._check_body(len(data))
+        if self._rest is not None:
+            self._count(data, self._request_count - before)
+
+    def _check_body(self, size: int) -> None:
+        """Refuse a body that is not valid, or of which much comes that is no body:
+        extensions of chunks, which the parser skips without an end."""
+        body = self._last_body
+        if body is None or body.is_eof():
+            return
+        self._framing += size
+        most = MOST_FRAMING + FRAMING_OF_A_BYTE * body.total_bytes
+        if self._broken or self._framing > most:
+            self._broken = True
+            body.set_exception(web.RequestPayloadError("chunks are not what they must be"))
+
+    def _count(self, data: bytes, heads: int) -> None:
+        """Keep account of where the newest request ends; so many heads were whole now."""
+        if self._rest == 0:
+            data = self._begun + data
+            if not heads:
+                self._begun = data
+                return
+            self._begun = b""
+            one = heads == 1 and self._messages
+            self._rest = _size_of(self._messages[-1][0], data) if one else None
+        elif heads:
+            self._rest = None
+        if self._rest == -1:
+            body = self._last_body
+            if body is not None and body.is_eof():
+                # no head has come of what follows the last chunk, so nothing follows
+                self._rest = 0 if data.endswith(b"\r\n\r\n") else None
+        elif self._rest is not None:
+            self._rest -= len(data)
+            if self._rest < 0:
+                self._rest = None
+
+    @property
+    def accounted(self) -> bool:
+        """Whether it is known what the parser holds of further requests."""
+        return self._rest is not None
+
+    def leave(self, pass_on: Callable[[int, bytes], None]) -> bool:
+        """Another server takes over: if nothing is owed, let it have the connection with
+        what has come of a head. Whether it has gone."""
+        transport = self.transport
+        waiting = self._waiter is not None and not self._waiter.done()
+        if (
+            transport is None
+            or transport.is_closing()
+            or not waiting
+            or self._messages
+            or self._rest != 0
+            or transport.get_write_buffer_size()
+        ):
+            return False
+        descriptor = duplicate(transport)
+        if descriptor is None:
+            return False
+        transport.pause_reading()
+        pass_on(descriptor, self._begun)
+        transport.abort()
+        return True
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that only stopped sending still gets the answers it is owed; one

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from clipper.errors import StoreError
 from clipper.records import PolicySettings
 from clipper.selection.losses import same
 from clipper.selection.policy import Arm, Observation
@@ -80,3 +81,14 @@ Event: TypeAlias = Feedback | PolicyChange | Halt | Prior
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Event).decode
+
+
+def of_entry(seq: int, body: bytes) -> Event:
+    """What entry `seq` says. Raises StoreError where that is nothing this version knows."""
+    try:
+        event: Event = decode(body)
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"entry {seq} of the feedback log makes no sense to this version: {error}"
+        ) from error
+    return event

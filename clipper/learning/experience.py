@@ -104,9 +104,13 @@ class Experience:
 
     @classmethod
     def unpack(cls, data: bytes) -> Experience:
+        """Raises StoreError for bytes of another version or none."""
         self = cls.__new__(cls)
-        self.policy, self.seq, self.state, totals = _decode(data)
-        self.totals = {arm: Total(*total) for arm, total in totals.items()}
+        try:
+            self.policy, self.seq, self.state, totals = _decode(data)
+            self.totals = {arm: Total(*total) for arm, total in totals.items()}
+        except (msgspec.DecodeError, AttributeError, TypeError, ValueError) as error:
+            raise StoreError(f"a kept state makes no sense: {error}") from error
         return self
 
 

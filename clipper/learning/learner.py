@@ -48,13 +48,15 @@ class Learner:
         self.application = application
         self._loss = loss
         # All mutable state beside the users: the policy as of the last entry, why it
-        # cannot be had (None if it can), the population, its version, which rises with
+        # cannot be had (None if it can) and whether for what was learned, which cannot be
+        # read, the population, its version, which rises with
         # what is learned, arms that a guard took out with the reason, and how many
         # entries came since the last snapshot, and since when; and, beside the fold, what
         # its users have in common, with the arms that were there lately, and the generation
         # that was asked for last, which the log may not know yet.
         self.users = Users(application, known, most_users)
         self.missing: str | None = None
+        self.damaged = False
         self.wanted = generation
         self.set_policy(generation, settings)
         self.population = Experience(self.policy)
@@ -85,6 +87,25 @@ class Learner:
                 "the first model answers, and no feedback is taken: %s", self.missing
             )
         self.crowd = self._make_crowd()
+
+    def give_up(self, reason: str) -> None:
+        """What was learned cannot be read: others must not suffer for it, and it must stay
+        as it is until somebody has seen to it."""
+        self.damaged = True
+        self.missing = (
+            f"what was learned cannot be read ({reason}); put that right, or restore the "
+            "data directory from a backup, and start the server again; or delete the "
+            "application and register it again to begin anew"
+        )
+        self.policy = make_policy(PolicySettings())
+        self.population = Experience(self.policy)
+        self.crowd = None
+        self.users.counted = True  # nobody's experience is to be read
+        logger.error(
+            "application %d: the first model answers, and no feedback is taken: %s",
+            self.application,
+            self.missing,
+        )
 
     def _make_policy(self, settings: PolicySettings) -> SelectionPolicy:
         policy = make_policy(settings)

@@ -100,7 +100,19 @@ class Learning:
     async def restore(
         self, record: ApplicationRecord, changed: Callable[[], None] = lambda: None
     ) -> None:
-        """Fold what the log holds of an application. `changed` as in `change_policy`."""
+        """Fold what the log holds of an application. `changed` as in `change_policy`. What
+        cannot be folded makes the application answer without it, and no other."""
+        try:
+            await self._fold(record)
+        except Exception as error:
+            learner = self._make(record, record.policy_generation, record.policy)
+            learner.give_up(_reason(error))
+            logger.debug("why %s learns nothing", record.name, exc_info=error)
+            return
+        # whoever begins with this learner must find the policy it will have
+        await self.change_policy(record, changed)
+
+    async def _fold(self, record: ApplicationRecord) -> None:
         kept = await self.log.learned(record.number)
         if kept.state is None:
             first = _first_policy(record, kept.entries)
@@ -111,12 +123,10 @@ class Learning:
         for seq, entry in kept.entries:
             if entry.uid is not None:
                 await self._warm(learner, entry.uid)
-            learner.apply(seq, entry.uid, events.decode(entry.body))
+            learner.apply(seq, entry.uid, events.of_entry(seq, entry.body))
         if learner.unsaved:
             learner.unsaved_since = self._clock.now()
         await self._count_users(learner)
-        # whoever begins with this learner must find the policy it will have
-        await self.change_policy(record, changed)
 
     async def _warm(self, learner: Learner, uid: str) -> None:
         if learner.users.get(uid) is None:
@@ -139,8 +149,8 @@ class Learning:
             try:
                 kept = await self.log.state_of(Person(learner.application, uid))
                 learner.admit(uid, kept)
-            except ClipperError as error:
-                logger.warning("a user's experience cannot be read: %s", error)
+            except Exception as error:
+                logger.warning("a user's experience cannot be read: %s", _reason(error))
                 learner.users.give_up(uid, user)
             done()
 
@@ -349,12 +359,18 @@ class Learning:
         return min(self._clock.wall(), wall + self._clock.now() - now)
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClipperError):
+        return error.cause
+    return f"{type(error).__name__}: {error}"[:300]
+
+
 def _first_policy(
     record: ApplicationRecord, entries: list[Logged]
 ) -> tuple[int, PolicySettings]:
     """The generation and settings that these entries, all there ever were, begin with."""
-    for _, entry in entries:
-        event = events.decode(entry.body)
+    for seq, entry in entries:
+        event = events.of_entry(seq, entry.body)
         if isinstance(event, events.PolicyChange) and event.before is not None:
             return event.before_generation or event.generation - 1, event.before
     if record.previous_policy is not None:  # the end came before the log was told

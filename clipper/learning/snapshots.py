@@ -36,19 +36,25 @@ class Snapshots:
         self.under_way: set[int] = set()
 
     def begin_due(self, now: float) -> None:
-        """Begin those that are due at this time of the monotonic clock."""
+        """Begin those that are due at this time of the monotonic clock. The next start
+        folds about `snapshot_entries` entries at most, of all applications together: those
+        with most of them are due first."""
         settings = self._settings
-        for learner in self._learners.values():
-            if not learner.unsaved or learner.missing is not None:
-                continue
+        unsaved = [
+            learner
+            for learner in self._learners.values()
+            if learner.unsaved and learner.missing is None
+        ]
+        entries = sum(learner.unsaved for learner in unsaved)
+        for learner in sorted(unsaved, key=lambda learner: -learner.unsaved):
             if learner.unsaved_since is None:
                 learner.unsaved_since = now
-            if (
-                learner.unsaved >= settings.snapshot_entries
-                or now - learner.unsaved_since >= settings.snapshot_seconds
-            ) and learner.application not in self.under_way:
-                self.under_way.add(learner.application)
-                self._spawn(self.keep(learner))
+            due = now - learner.unsaved_since >= settings.snapshot_seconds
+            if due or entries >= settings.snapshot_entries:
+                entries -= learner.unsaved
+                if learner.application not in self.under_way:
+                    self.under_way.add(learner.application)
+                    self._spawn(self.keep(learner))
 
     async def keep_all(self) -> None:
         """Keep everything: the next start folds nothing."""

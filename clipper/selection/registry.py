@@ -55,8 +55,10 @@ def load_policy(place: str) -> type[SelectionPolicy]:
     module, _, name = place.partition(":")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidInput(f"cannot load the policy {place!r:.100}: {error}") from None
+    except (Exception, SystemExit) as error:  # the module is a program's own
+        raise InvalidInput(
+            f"cannot load the policy {place!r:.100}: {type(error).__name__}: {error}"
+        ) from error
     return add_policy(found)
 
 

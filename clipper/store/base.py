@@ -217,6 +217,11 @@ class Store(FeedbackLog, Protocol):
         do: the directory is taken, unwritable, corrupt, or written by a newer version."""
         ...
 
+    async def verify(self) -> None:
+        """Look over everything that `open` left for later; changes wait until it is done.
+        Raises StoreError, with what to do, for damage, after which nothing is written."""
+        ...
+
     async def commit(self, *changes: Change) -> None:
         """Apply the changes all or none; durable when it returns.
 

@@ -8,6 +8,8 @@ Rules, each because something can be lost without it:
 - After any other failed write nothing more is written until the file is opened again.
   The kernel forgets pages it could not write, so a second try may "succeed" without them.
 - Every row carries a checksum; SQLite itself does not notice a changed byte in a value.
+- The logs are looked over by `Verify` once the server is up: that takes half a second for
+  a million entries, and as long again for each further million.
 
 A Database belongs to the thread that made it.
 """
@@ -44,6 +46,10 @@ APPLICATION_ID = 0x436C7072  # "Clpr", so that another program's file is not tak
 # At this size the log is folded into the file; a start reads at most this much of it.
 LOG_BYTES = 4 * 1024 * 1024
 
+# Up to this size, what takes half a second to look at, indexes are compared with their
+# tables; in larger files each is looked at by itself, which takes a quarter of the time.
+COMPARED_BYTES = 64 * 1024 * 1024
+
 # The work itself was wrong; the database is as it was before it.
 _REFUSED = {
     sqlite3.SQLITE_ERROR,
@@ -54,6 +60,15 @@ _REFUSED = {
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
+_FAILED = (
+    "an earlier write to the disk failed, so changes are refused until the server is "
+    "started again"
+)
+_FOUND_DAMAGED = (
+    "the database was found damaged, so changes are refused; restore it from a backup "
+    "before the server is started again"
+)
+
 
 class Read:
     """A work that only reads. It is done after a failed write, too."""
@@ -63,6 +78,27 @@ class Read:
 
     def __call__(self, connection: sqlite3.Connection) -> Any:
         return self.work(connection)
+
+
+class Verify(Read):
+    """Looks at every page of the file. Damage ends all writing."""
+
+    def __init__(self) -> None:
+        super().__init__(self._look)
+        self.damage: str | None = None  # all state: what was found
+
+    def _look(self, connection: sqlite3.Connection) -> None:
+        try:
+            found = _first_fault(connection, "1", _is_small(connection))
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                self.damage = str(error)
+            raise
+        if found != "ok":
+            self.damage = found
+            fault = sqlite3.DatabaseError(found)
+            fault.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise fault
 
 
 class Outcome(NamedTuple):
@@ -78,8 +114,9 @@ class Database:
     def __init__(self, path: Path, durability: Durability = "full") -> None:
         self.path = path
         self._log = log_path(path)
-        # All state: the connection, which file it is, why nothing is written any more
-        # (None while all is well), and whether the last write met a full disk.
+        # All state: the connection, which file it is, what is told of changes that are not
+        # written any more (None while all is well), and whether the last write met a full
+        # disk.
         self._broken: str | None = None
         self._full = False
         try:
@@ -102,7 +139,7 @@ class Database:
         try:
             return decode({table: self._read_table(table) for table in TABLES})
         except msgspec.DecodeError as error:
-            raise _damaged(self.path, f"a record makes no sense: {error}") from error
+            raise damaged(self.path, f"a record makes no sense: {error}") from error
         except (sqlite3.Error, UnicodeError) as error:
             raise _unusable(self.path, error) from error
 
@@ -130,12 +167,13 @@ class Database:
         return outcomes
 
     def checkpoint(self, at: int = LOG_BYTES) -> bool:
-        """Fold the log into the file if it has grown to `at` bytes. Whether it is empty
-        now. Never raises; a full disk leaves it for the next time."""
+        """Fold the log into the file if it has grown to `at` bytes, or is as large as half
+        of what is free: the file grows by as much before the log is given up. Whether the
+        log is empty now. Never raises; a full disk leaves it for the next time."""
         if self._broken is not None:
             return False
         try:
-            if self._log.stat().st_size < at:
+            if self._log.stat().st_size < min(at, _free_bytes(self.path) // 2):
                 return False
             busy, _, _ = self._connection.execute(
                 "PRAGMA wal_checkpoint(TRUNCATE)"
@@ -168,7 +206,7 @@ class Database:
         application = self._connection.execute("PRAGMA application_id").fetchone()[0]
         version = self._version()
         if application != APPLICATION_ID or version < 1:
-            raise _damaged(self.path, "it is not a database of Clipper")
+            raise damaged(self.path, "it is not a database of Clipper")
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} was written by a newer version of Clipper (its schema is "
@@ -183,15 +221,21 @@ class Database:
         run = self._connection.execute
         run("BEGIN IMMEDIATE")  # the file is ours alone and can be written
         run("COMMIT")
-        found = run("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise _damaged(self.path, str(found).replace("\n", " "))
         version = self._version()
         if not has_schema(self._connection, version):
-            raise _damaged(self.path, "its tables are not those of this version")
-        if version < SCHEMA_VERSION:
-            migrate(self._connection, version)
-            logger.info("%s now has schema %d", self.path, SCHEMA_VERSION)
+            raise damaged(self.path, "its tables are not those of this version")
+        if version == SCHEMA_VERSION:
+            for table in TABLES:
+                self._check_pages(table)
+            return
+        self._check_pages("1")  # all of them: they are written anew
+        migrate(self._connection, version)
+        logger.info("%s now has schema %d", self.path, SCHEMA_VERSION)
+
+    def _check_pages(self, what: str) -> None:
+        found = _first_fault(self._connection, what)
+        if found != "ok":
+            raise damaged(self.path, found)
 
     def _read_table(self, table: str) -> dict[str, bytes]:
         rows = {}
@@ -199,7 +243,7 @@ class Database:
             f"SELECT key, body, sum FROM {table}"
         ):
             if not isinstance(body, bytes) or total != checksum(table, key, body):
-                raise _damaged(self.path, f"a row of table {table} does not match its sum")
+                raise damaged(self.path, f"a row of table {table} does not match its sum")
             rows[key] = body
         return rows
 
@@ -266,14 +310,11 @@ class Database:
         return [Outcome(error=DiskFull("the disk is full; nothing was changed"))]
 
     def _break(self, error: Exception) -> None:
-        self._broken = str(error)
+        self._broken = _FOUND_DAMAGED if _is_damage(error) else _FAILED
         logger.error("%s takes no more changes: %s", self.path, error, exc_info=error)
 
     def _refusal(self) -> StoreError:
-        return StoreError(
-            "an earlier write to the disk failed, so changes are refused until the server "
-            "is started again"
-        )
+        return StoreError(self._broken or _FAILED)
 
     def __repr__(self) -> str:
         state = "broken" if self._broken else "full" if self._full else "ok"
@@ -302,6 +343,19 @@ def log_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
+def _first_fault(connection: sqlite3.Connection, what: str, compare: bool = False) -> str:
+    """Of one table, or, with "1", of all; "ok" if there is none."""
+    check = "integrity_check" if compare else "quick_check"
+    found = connection.execute(f"PRAGMA {check}({what})").fetchone()[0]
+    return str(found).replace("\n", " ")
+
+
+def _is_small(connection: sqlite3.Connection) -> bool:
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    size = connection.execute("PRAGMA page_size").fetchone()[0]
+    return bool(pages * size <= COMPARED_BYTES)
+
+
 def _merge_of(work: Work) -> Any:
     return getattr(work, "merge", None)
 
@@ -316,6 +370,11 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def _free_bytes(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 def _code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
@@ -324,17 +383,23 @@ def _is_full(error: Exception) -> bool:
     return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL
 
 
+def _is_damage(error: Exception) -> bool:
+    return isinstance(error, sqlite3.Error) and _code(error) in _DAMAGED
+
+
 def _is_refusal(error: Exception) -> bool:
     return not isinstance(error, sqlite3.Error) or _code(error) in _REFUSED
 
 
 def _refused(error: Exception) -> Exception:
+    if _is_damage(error):
+        return StoreError(_FOUND_DAMAGED)
     if isinstance(error, sqlite3.Error):
         return StoreError(f"the database refused the change: {error}")
     return error
 
 
-def _damaged(path: Path, reason: str) -> StoreError:
+def damaged(path: Path, reason: str) -> StoreError:
     return StoreError(
         f"{path} is damaged ({reason}); restore it from a backup, or move the directory "
         f"{path.parent} away to start with an empty one"
@@ -345,7 +410,7 @@ def _unusable(path: Path, error: Exception) -> StoreError:
     if isinstance(error, OSError):
         return StoreError(f"cannot open {path}: {error.strerror}")
     if _code(error) in _DAMAGED | {sqlite3.SQLITE_ERROR}:
-        return _damaged(path, str(error))
+        return damaged(path, str(error))
     if _code(error) == sqlite3.SQLITE_BUSY:
         return StoreError(f"another program has {path} open; close it and start again")
     return StoreError(f"cannot open {path}: {error}; check the disk and the permissions")

@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,10 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SECRET_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _SECRET = re.compile(rb"[0-9a-f]{64}\n?")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+# Seconds between looks whether another process has let go of the lock. No blocking wait:
+# that could not be given up.
+_LOOK_SECONDS = 0.005
 
 # What the lock file holds after the process id while a server runs. It is written over
 # in place and then cut off, so that a full disk keeps no server from starting or ending.
@@ -49,10 +54,12 @@ def check_secret_name(name: str) -> None:
 
 
 class DataDirectory:
-    """One data directory, owned by at most one process from acquire() to release()."""
+    """One data directory, owned by at most one process from acquire() to release().
+    `patience` is how many seconds to wait for another process to let go of it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 0.0) -> None:
         self.path = path
+        self._patience = patience
         self.blobs = path / "blobs"
         # All state: the descriptor that holds the lock, and how it was found at acquire.
         self._lock: int | None = None
@@ -62,9 +69,9 @@ class DataDirectory:
 
     def acquire(self) -> None:
         """Make the directory if it is missing and lock it. StoreError if it cannot be
-        used, or if another process has it."""
+        used, or if another process has it and keeps it."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_durably(self.path, 0o700)
             lock = _open(self.path / "clipper.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._unusable(error) from error
@@ -98,6 +105,9 @@ class DataDirectory:
         return _RUNNING in self._found
 
     def mark_running(self) -> None:
+        """From here on the log of the database is expected to be there after a kill; its
+        name must be on the disk before this is."""
+        sync(self.path)
         self._mark(f"{os.getpid()}{_RUNNING}")
 
     def mark_closed(self) -> None:
@@ -158,15 +168,17 @@ class DataDirectory:
     # -- inside --------------------------------------------------------------------------
 
     def _take(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        end = time.monotonic() + self._patience
+        while not _locked(lock):
+            if time.monotonic() < end:
+                time.sleep(_LOOK_SECONDS)
+                continue
             pid = _read_lock(lock).partition(" ")[0]
             process = f" (process {pid})" if pid.isdigit() else ""
             raise StoreError(
                 f"data directory {self.path} is in use by another server{process}; "
                 "stop that one, or choose another directory with --data-dir"
-            ) from None
+            )
         self._found = _read_lock(lock)
 
     def _sweep(self) -> None:
@@ -186,6 +198,14 @@ class DataDirectory:
             f"cannot use {self.path} as data directory: {error.strerror}; make it a "
             "directory this user can write to, or choose another with --data-dir"
         )
+
+
+def _make_durably(path: Path, mode: int = 0o777) -> None:
+    """Make a directory if it is missing, with its parents."""
+    if not path.exists():
+        _make_durably(path.parent)
+        path.mkdir(mode)
+        sync(path.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -222,6 +242,15 @@ def sync(path: Path) -> None:
 
 def _open(path: Path, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _locked(lock: int) -> bool:
+    """Lock it, if nobody else has."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read_lock(lock: int) -> str:

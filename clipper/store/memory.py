@@ -33,6 +33,9 @@ class MemoryStore(MemoryLog):
         self._open = True
         return state
 
+    async def verify(self) -> None:
+        self._check_open()
+
     async def commit(self, *changes: Change) -> None:
         self._check_open()
         self._apply(encode(changes))

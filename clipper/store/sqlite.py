@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,7 @@ from clipper.errors import StoreError
 from clipper.records import State
 
 from .base import Change
-from .database import Database, Durability, create, log_path
+from .database import Database, Durability, Verify, create, damaged, log_path
 from .directory import DataDirectory
 from .feedback import Numbers, last_number
 from .rows import encode
@@ -35,9 +36,14 @@ class SQLiteStore(SQLiteLog):
     one thread, blobs and secrets by another, so that a large blob delays no commit.
     """
 
-    def __init__(self, data_dir: Path, *, durability: Durability = "full") -> None:
+    def __init__(
+        self, data_dir: Path, *, durability: Durability = "full", patience: float = 0.0
+    ) -> None:
+        """`patience` is how many seconds open() waits for another process that has the
+        directory."""
         super().__init__()
-        self._directory = DataDirectory(Path(data_dir).absolute())
+        self._directory = DataDirectory(Path(data_dir).absolute(), patience)
+        self._path = self._directory.path / "clipper.db"
         self._durability = durability
         # All state: both threads while the store is open, the task that closes it.
         self._writer: Writer | None = None
@@ -56,6 +62,13 @@ class SQLiteStore(SQLiteLog):
             await self.close()
             raise
 
+    async def verify(self) -> None:
+        work = Verify()
+        with suppress(StoreError):  # of another kind: the next change is told of it
+            await self._open_writer().submit(work)
+        if work.damage is not None:
+            raise damaged(self._path, work.damage)
+
     async def commit(self, *changes: Change) -> None:
         await self._open_writer().submit(partial(apply, encode(changes)))
 
@@ -63,6 +76,10 @@ class SQLiteStore(SQLiteLog):
         return await self._on_files(partial(self._directory.put_blob, data))
 
     async def get_blob(self, digest: str) -> bytes:
+        """As in Store; also before open(), while another process has the directory: a blob
+        never changes."""
+        if self._files is None and self._closing is None:
+            return await asyncio.to_thread(self._directory.get_blob, digest)
         return await self._on_files(partial(self._directory.get_blob, digest))
 
     async def delete_blobs(self, keep: set[str]) -> None:
@@ -122,7 +139,7 @@ class SQLiteStore(SQLiteLog):
         return database, state
 
     def _open_database(self) -> Database:
-        path = self._directory.path / "clipper.db"
+        path = self._path
         log = log_path(path)
         if not path.exists():
             if self._directory.used or log.exists():

@@ -14,8 +14,8 @@ class HangRule:
 
     Ten times the 99th percentile of recent batches, between `floor` and `ceiling`; a
     batch of more rows than were ever seen gets proportionally more. Before there are
-    enough batches the example run stands for them, and without one only the ceiling
-    holds.
+    enough batches the example run stands for them, without one the first batch of this
+    worker or of an earlier one; before that only the ceiling holds.
     """
 
     # State: `_recent` are the last service times, `_most` the largest batch so far.
@@ -27,8 +27,9 @@ class HangRule:
         self._most = 0
         self._example: float | None = None
 
-    def record_example(self, seconds: float) -> None:
+    def record_example(self, seconds: float, rows: int = 1) -> None:
         self._example = seconds
+        self._most = max(self._most, rows)
 
     def record(self, rows: int, seconds: float) -> None:
         self._recent.append(seconds)
@@ -40,7 +41,7 @@ class HangRule:
             ordered = sorted(self._recent)
             typical, most = ordered[len(ordered) * 99 // 100], self._most
         elif self._example is not None:
-            typical, most = max(self._example, *self._recent, 0.0), max(self._most, 1)
+            typical, most = max(self._example, *self._recent, 0.0), self._most
         else:
             return self.ceiling
         estimate = _FACTOR * typical * max(1.0, rows / most)

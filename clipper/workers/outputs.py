@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from clipper.outline import is_deeper
 from clipper.values import Output, RowError
 
 _from_json = msgspec.json.Decoder().decode
@@ -163,11 +164,15 @@ def _json(value: Any) -> bytes:
     """
     try:
         text = _to_json(value)
-        if b"null" not in text or value is None:
-            return text
     except TypeError:
-        pass
-    return _to_json(_plain(value, 0))
+        text = _to_json(_plain(value, 0))
+    else:
+        if b"null" in text and value is not None:
+            text = _to_json(_plain(value, 0))
+    if is_deeper(text, _MAX_DEPTH):
+        # who reads it calls itself for each level
+        raise _BadOutput(TOO_DEEP)
+    return text
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -238,7 +243,8 @@ def _string(text: str) -> Output:
     try:
         if text and text[0] in _BEGINNINGS:
             _from_json(text)
-            return text
+            if not is_deeper(text.encode(), _MAX_DEPTH):
+                return text
     except (ValueError, RecursionError):
         pass
     try:

@@ -26,6 +26,7 @@ USE_PARENT_DEATH_SIGNAL = sys.platform == "linux"
 
 _READ = 64 * 1024  # bytes of output taken per turn of the loop: all a pipe holds
 _MOST_DESCENDANTS = 1000
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _FIRST_POLL, _LAST_POLL = 0.001, 0.25  # seconds between looks where there is no pidfd
 
 
@@ -127,6 +128,12 @@ class WorkerProcess:
                 break
         return self.log.text()
 
+    def memory(self) -> int | None:
+        """Resident bytes of it and its descendants; what they share counts for each.
+        None where the system does not tell (it is Linux's) or it is gone."""
+        pages = [_resident_pages(pid) for pid in (self.pid, *_descendants(self.pid))]
+        return sum(pages) * _PAGE or None
+
     # -- the end ---------------------------------------------------------------------
 
     def dump_stacks(self) -> None:
@@ -220,6 +227,13 @@ def _descendants(pid: int) -> list[int]:
         found += below
         level = below
     return found[1:]
+
+
+def _resident_pages(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _command(fd: int, memory_limit: int | None) -> list[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Callable, Mapping
 
 from clipper.clock import Clock
 from clipper.inputs import Row
@@ -26,6 +27,7 @@ from clipper.workers.spec import (
     ReplicaStatistics,
     WorkerSpec,
 )
+from clipper.workers.supervised import LoadBlob, Report
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ MAX_IN_FLIGHT = 2  # one that runs and one that waits in the socket keep a worke
 STACK_SECONDS = 0.1  # for a hung worker to write its stacks before it is killed
 STALL_SECONDS = 0.25  # a timer later than this tells of a stalled event loop
 GRACE_SECONDS = 0.5  # for a worker to end by itself once it was asked to
+# A worker does not end itself by these.
+_KILLS = (-signal.SIGKILL, -signal.SIGTERM)
 _DETAIL = 16_000  # characters of output that go with a failure
 
 _DIED = "the model's worker process died"
@@ -45,8 +49,9 @@ _S = ReplicaState
 _READY = _S.READY
 _OVER = (_S.DRAINING, _S.STOPPED, _S.FAILED)
 
-LoadBlob = Callable[[], Awaitable[bytes]]
-Report = Callable[[str, float], None]
+
+# WorkerProcess, or what stands in for it in a simulation.
+MakeProcess = Callable[[Mapping[str, str], int | None], WorkerProcess]
 
 
 class Replica:
@@ -56,7 +61,8 @@ class Replica:
     `wait_gone`).
     """
 
-    # State: `_timer` is armed for `_due` while a batch is in flight and at most once
+    # State: `_first` are rows and seconds of the first batch; `_killed` says that somebody
+    # else ended it; `_timer` is armed for `_due` while a batch is in flight, at most once
     # after; `_reply` waits for the next message of the start, `_drained` for the last
     # answer; `_ended` says that all was settled.
 
@@ -67,6 +73,7 @@ class Replica:
         *,
         on_end: Callable[[Replica], None] = lambda replica: None,
         patience: Patience | None = None,
+        make_process: MakeProcess | None = None,
     ) -> None:
         self.spec = spec
         self.state = _S.STARTING
@@ -75,8 +82,11 @@ class Replica:
         self.hello: wire.Hello | None = None
         self._clock = clock
         self._on_end = on_end
+        self._make_process = make_process
         self._patience = patience or Patience()
-        self._hang = HangRule(self._patience.hang_floor, self._patience.hang_ceiling)
+        self._hang = self._make_hang_rule()
+        self._first: tuple[int, float] | None = None
+        self._killed = False
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(self, clock)
         self._process: WorkerProcess | None = None
@@ -122,7 +132,13 @@ class Replica:
             self.in_flight,
             self._busy,
             self.reason,
+            self._first,
+            self._killed,
         )
+
+    def memory(self) -> int | None:
+        """Resident bytes of the worker and its children, where the system tells."""
+        return self._process.memory() if self._process else None
 
     # -- the way of a batch ----------------------------------------------------------
 
@@ -131,16 +147,24 @@ class Replica:
         if not self.room:
             raise RuntimeError(f"{self!r} has no room")
         self._channel.submit(batch)
-        if self._timer is None:
-            self._arm(self._hang.limit(batch.rows))
+        self._watch(batch)
 
     def answered(self, batch: Batch) -> None:
         self._hang.record(batch.rows, batch.seconds)
         self._batches += 1
+        if self._batches == 1:
+            self._learn_first(batch)
         self._rows += batch.rows
         self._busy += batch.seconds
         if self._drained is not None and not self.in_flight:
             self._wake_drain()
+
+    def _learn_first(self, batch: Batch) -> None:
+        """Where there is no example, the first batch is one."""
+        if self.state is not _S.EXAMPLE:
+            self._first = batch.rows, batch.seconds
+            if self.spec.example is None:
+                self._hang.record_example(batch.seconds, batch.rows)
 
     def told(self, message: wire.Message) -> None:
         if self._reply is not None and not self._reply.done():
@@ -178,7 +202,9 @@ class Replica:
     async def _start(self, load_blob: LoadBlob, report: Report) -> None:
         self._reply = self._loop.create_future()  # it may speak before connect is back
         try:
-            self._process = WorkerProcess(self.spec.environment, self.spec.memory_limit)
+            self._process = (self._make_process or WorkerProcess)(
+                self.spec.environment, self.spec.memory_limit
+            )
             await self._process.connect(self._channel)
         except BaseException as error:
             self._reply = None
@@ -189,12 +215,12 @@ class Replica:
         if not isinstance(hello, wire.Hello):
             raise ReplicaFailed("the worker did not say hello")
         self.hello = hello
-        self._move(_S.LOADING)
+        self._go_on(_S.LOADING)
         await self._load(await load_blob(), report)
         if self.spec.example is not None:
-            self._move(_S.EXAMPLE)
+            self._go_on(_S.EXAMPLE)
             await self._run_example(self.spec.example, report)
-        self._move(_S.READY)
+        self._go_on(_S.READY)
 
     async def _load(self, blob: bytes, report: Report) -> None:
         self._check_alive()
@@ -227,7 +253,7 @@ class Replica:
         if isinstance(result[0], RowError):
             raise ReplicaFailed(f"on the example, {result[0].cause}", self._tail())
         # It counts as an example, not as a batch.
-        self._hang = HangRule(self._patience.hang_floor, self._patience.hang_ceiling)
+        self._hang = self._make_hang_rule()
         self._hang.record_example(batch.seconds)
         self._batches = self._rows = 0
         self._busy = 0.0
@@ -246,11 +272,34 @@ class Replica:
         finally:
             self._reply = None
 
+    def _go_on(self, state: ReplicaState) -> None:
+        """The next stage of the start; it may have died right after it was done with
+        the last one."""
+        self._check_alive()
+        self._move(state)
+
     def _check_alive(self) -> None:
         if self.state in _OVER:
             raise ReplicaFailed(self.reason or _STOPPED, self.detail)
 
     # -- hanging ---------------------------------------------------------------------
+
+    def _make_hang_rule(self) -> HangRule:
+        patience = self._patience
+        rule = HangRule(patience.hang_floor, patience.hang_ceiling)
+        if patience.first is not None and self.spec.example is None:
+            rows, seconds = patience.first
+            rule.record_example(seconds, rows)
+        return rule
+
+    def _watch(self, batch: Batch) -> None:
+        """Look no later than the batch may last; the timer may be that of a larger one."""
+        if self._timer is None:
+            self._arm(self._hang.limit(batch.rows))
+        elif self._due > self._clock.now() + self._hang.floor:
+            limit = self._hang.limit(batch.rows)
+            if self._due > self._clock.now() + limit:
+                self._arm(limit)
 
     def _arm(self, seconds: float) -> None:
         if self._timer is not None:
@@ -307,10 +356,14 @@ class Replica:
         self._end(_S.STOPPED, FailureKind.CRASHED, _STOPPED)
 
     async def wait_gone(self) -> None:
-        """Until the process was collected; `reason` then tells its exit status."""
+        """Until the process was collected; `reason` then tells its exit status, and the
+        statistics whether it was killed by somebody else."""
         if self._process is not None:
             await self._process.exited.wait()
-            status = f" ({describe_exit(self._process.returncode)})"
+            code = self._process.returncode
+            status = f" ({describe_exit(code)})"
+            if self.reason == _DIED:
+                self._killed = code in _KILLS
             if self.state is _S.FAILED and not self.reason.endswith(status):
                 self.reason += status
 

@@ -6,6 +6,7 @@ thread would cost more than many models take.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import socket
@@ -55,10 +56,12 @@ class Session:
                 self._decoder.feed(chunk[:size])
                 while received := self._decoder.next():
                     self._handle(*received)
-        except OSError:
-            pass  # the server is gone, or the model closed our socket
+        except OSError as error:  # the server is gone
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):  # the model closed our socket
+                os._exit(1)
         except BaseException as error:
             os.write(2, f"the worker ends: {_describe(error)}\n".encode())
+            os._exit(1)  # the server sees that nobody killed us, and ends our children
         finally:
             guard.end_group()
 

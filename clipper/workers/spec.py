@@ -12,7 +12,9 @@ from clipper.inputs import InputType, Row
 class WorkerSpec:
     """What a worker of one model version needs to start. `example` is one encoded input
     on which the function runs before it goes live; `environment` are variables over the
-    inherited ones; `memory_limit` is bytes of address space."""
+    inherited ones; `memory_limit` is bytes of address space. `spares` workers stand by
+    beside those that take batches. A worker is replaced after about `recycle_after`
+    batches, or once it and its children have `recycle_memory` resident bytes."""
 
     name: str
     version: str
@@ -20,16 +22,21 @@ class WorkerSpec:
     example: Row | None = None
     environment: dict[str, str] = field(default_factory=dict)
     memory_limit: int | None = None
+    spares: int = 0
+    recycle_after: int | None = None
+    recycle_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Bounds in seconds. A query's deadline never kills a worker; these do."""
+    """Bounds in seconds. A query's deadline never kills a worker; these do. `first` is the
+    rows and seconds of the first batch of an earlier worker, for what has no example."""
 
     start: float = 30.0  # from spawning to Hello
     load: float = 300.0  # to load the function, and again to run the example
     hang_floor: float = 1.0
     hang_ceiling: float = 30.0
+    first: tuple[int, float] | None = None
 
 
 class ReplicaState(Enum):
@@ -64,6 +71,8 @@ class ReplicaStatistics:
     in_flight: int
     busy_seconds: float  # service time of all batches
     reason: str  # why it ended, if it did
+    first: tuple[int, float] | None = None  # rows and seconds of its first batch
+    killed: bool = False  # it ended because somebody else killed it
 
 
 class ReplicaFailed(Exception):

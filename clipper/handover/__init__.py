@@ -1,0 +1,1 @@
+"""One server takes over from another without a gap: what they say to each other."""

@@ -1,0 +1,127 @@
+"""When a worker that is well is replaced all the same: because models leak."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clipper.errors import ClipperError
+from clipper.workers.place import Place, Ward
+from clipper.workers.places import Places
+from clipper.workers.spec import ReplicaFailed
+
+logger = logging.getLogger(__name__)
+
+LOOK = 0.25  # seconds between looks
+
+# Replacing may take so much of the time that it takes to bring up a worker: a fifth.
+PAUSE = 4.0
+
+# A worker that is as large as the limit when it starts is replaced only when it has grown
+# by so much, or nothing else would be done.
+GROWTH = 1.25
+
+# What is replaced may take so long for its last batches; a hang is noticed before.
+LAST_BATCHES = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecyclingRule:
+    """`after` counts batches, `memory` is in resident bytes; None is no limit.
+
+    Bytes, not a multiple of what the worker had when it was ready: a model that loads the
+    rest upon its first query would be replaced for ever, and bytes are what a machine has.
+    """
+
+    after: int | None = None
+    memory: int | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.after is not None or self.memory is not None
+
+    def due(
+        self, share: float, batches: int, memory: int | None, fresh: int | None
+    ) -> bool:
+        """Whether a worker is to be replaced. `share`, a little below 1, differs among
+        workers, so that those that came together do not go together; `fresh` is the
+        memory it began with."""
+        if self.after is not None and batches >= max(1.0, share * self.after):
+            return True
+        if self.memory is None or memory is None:
+            return False
+        return memory >= max(share * self.memory, GROWTH * (fresh or 0))
+
+
+class Recycler:
+    """Replaces what is due, one at a time, new before old: a spare where one is ready, else
+    a worker that is started for it, so that there is never more than one too many."""
+
+    # State: `count` of those that were replaced, and the task that does it.
+
+    def __init__(self, ward: Ward, places: Places, on_change: Callable[[], None]) -> None:
+        self._ward = ward
+        self._places = places
+        self._on_change = on_change
+        self._rule = RecyclingRule(ward.spec.recycle_after, ward.spec.recycle_memory)
+        self.count = 0
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self._rule.active and self.task is None:
+            name = f"recycle {self._ward.spec.name}:{self._ward.spec.version}"
+            self.task = asyncio.create_task(self._run(), name=name)
+
+    async def _run(self) -> None:
+        """Runs until it is cancelled."""
+        ward, name = self._ward, f"{self._ward.spec.name}:{self._ward.spec.version}"
+        while True:
+            await asyncio.sleep(LOOK)
+            place = next((p for p in self._places.serving if self._is_due(p)), None)
+            if place is None:
+                continue
+            began, pause = ward.clock.now(), 0.0
+            try:
+                await self._replace(place)
+            except (ReplicaFailed, ClipperError) as error:
+                logger.warning("%s: a worker was not replaced: %s", name, error.cause)
+                pause = ward.rule.retry
+            except Exception:
+                logger.exception("%s: a worker was not replaced", name)
+                pause = ward.rule.retry
+            await asyncio.sleep(max(pause, PAUSE * (ward.clock.now() - began)))
+
+    def _is_due(self, place: Place) -> bool:
+        replica = place.replica
+        if replica is None or not place.ready:
+            return False
+        memory = replica.memory() if self._rule.memory is not None else None
+        batches = replica.statistics().batches
+        return self._rule.due(place.share, batches, memory, place.fresh)
+
+    async def _replace(self, old: Place) -> None:
+        places, replica = self._places, old.replica
+        spare = places.ready_spare()
+        if spare is not None:
+            places.exchange(old, spare)
+            self._tell()
+            assert replica is not None
+            await replica.stop(LAST_BATCHES)  # its keeper starts the next spare
+            return
+        (new,) = places.new(1)
+        try:
+            await new.fill()
+            if old not in places.serving or old.replica is not replica:
+                raise ReplicaFailed("it ended by itself meanwhile")
+        except BaseException:
+            await places.retire([new], 0)
+            raise
+        places.succeed(old, new)
+        self._tell()
+        await places.retire([old], LAST_BATCHES)
+
+    def _tell(self) -> None:
+        self.count += 1
+        self._on_change()

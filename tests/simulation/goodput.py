@@ -27,6 +27,7 @@ from .world import World
 
 SLO = 0.02  # seconds
 STEP = 5e-5  # seconds: arrivals closer than this come in one turn of the loop
+ROUND_TRIP = 2e-4  # seconds from an answer to the query that asks again
 AT_ONCE = 30_000  # queries per second, above which they do
 
 ISSUE = Nature(0.001, 0.0004, noise=0.02, wire=5e-5)
@@ -75,9 +76,10 @@ class Load:
 class Meter:
     """Hears of every answer and every batch."""
 
-    # State: times of answers in time, latencies of all answers, outcomes by name; by the
-    # application, the times at which queries were settled, and whether in time; for every
-    # batch that came back its time, rows, seconds, and the cap then.
+    # State: times of answers in time, latencies of all answers, outcomes by name, queries
+    # that were asked again; by the application, the times at which queries were settled,
+    # and whether in time; for every batch that came back its time, rows, seconds, and the
+    # cap then.
 
     def __init__(self, world: World[Meter]) -> None:
         self.world = world
@@ -86,6 +88,7 @@ class Meter:
         self.latencies: list[float] = []
         self.latest = 0.0  # seconds that an answer came after its deadline
         self.outcomes: Counter[str] = Counter()
+        self.retried = 0
         self.settled: dict[Application, list[tuple[float, bool]]] = {}
         self.batches: list[tuple[float, int, float, int]] = []
 
@@ -116,6 +119,25 @@ class Meter:
         self.batches.append((self.now(), batch.rows, batch.seconds, cap))
 
 
+class Insistent:
+    """A client that asks again at once, up to some times, where it got no output."""
+
+    def __init__(self, meter: Meter, again: int) -> None:
+        self._meter = meter
+        self._again = again
+
+    def query_settled(self, query: Query) -> None:
+        self._meter.query_settled(query)
+        if self._again and type(query.output) is RowError:
+            self._again -= 1
+            world = self._meter.world
+            world.loop.at(world.clock.now() + ROUND_TRIP, self._ask, query.application)
+
+    def _ask(self, application: Application) -> None:
+        self._meter.retried += 1
+        application.submit(row_of(1), self)
+
+
 class Trial:
     """One controller under one course of load, measured. Times are seconds from the
     beginning, when nothing is known of the model."""
@@ -131,6 +153,7 @@ class Trial:
         replicas: int = 1,
         slo: float = SLO,
         batch_wait: float | str = "auto",
+        retries: int = 0,
     ) -> None:
         self.scenario = Scenario(
             seed,
@@ -151,6 +174,7 @@ class Trial:
         self.meter = self.world.watch
         self._loads = list(loads)
         self._rng = Random(seed)
+        self._retries = retries
         self._offer()
         self.world.run()
 
@@ -174,7 +198,10 @@ class Trial:
         load, rng, row = self._loads[0], self._rng, row_of(1)
         for _ in range(count):
             other = load.other and rng.random() * (load.rate + load.other) < load.other
-            (others[0] if other else first).submit(row, self.meter)
+            asks: Any = (
+                Insistent(self.meter, self._retries) if self._retries else self.meter
+            )
+            (others[0] if other else first).submit(row, asks)
         self._offer()
 
     # -- figures -------------------------------------------------------------------------

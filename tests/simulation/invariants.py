@@ -22,7 +22,15 @@ from clipper.batching.load import Flight
 from clipper.batching.recovery import RETRIES
 from clipper.model import Model
 from clipper.query import BatchQuery, Query
-from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output, RowError
+from clipper.values import (
+    DEADLY,
+    Batch,
+    BatchFailure,
+    BatchResult,
+    FailureKind,
+    Output,
+    RowError,
+)
 
 from .replicas import FAILS, KILLS, MAX_IN_FLIGHT, RAISES, VirtualReplica, output_of
 from .shares import WatchedShares
@@ -180,7 +188,7 @@ class Invariants:
         """What goes first and the others are in the order of deadlines, each apart."""
         dispatcher, shares = model.dispatcher, self.shares[model]
         first = shares.taken(parts)
-        if not fresh or dispatcher._alone or self._came:
+        if not fresh or dispatcher._trials.waiting or self._came:
             return
         others = [part for part in parts if part not in first]
         if first:
@@ -223,9 +231,9 @@ class Invariants:
         parts: Sequence[Any] = flight.parts
         for part in parts:
             for key in self._rows(part):
-                if kind is FailureKind.RAISED:
+                if kind in (FailureKind.RAISED, FailureKind.WRONG_COUNT):
                     self.excuses[key] += 1
-                elif kind is FailureKind.CRASHED and self.excuses[("crash", key)] < RETRIES:
+                elif kind in DEADLY and self.excuses[("crash", key)] < RETRIES:
                     self.excuses[("crash", key)] += 1
                     self.excuses[key] += 1
 
@@ -314,7 +322,7 @@ class Invariants:
         shares.check(favoured)
         places: Counter[Any] = Counter(waiting)
         places.update(favoured)
-        places.update(part for parts in dispatcher._alone for part in parts)
+        places.update(part for trial in dispatcher._trials.waiting for part in trial.parts)
         copies: Counter[Any] = Counter()
         for flight in dispatcher.in_flight:
             copies.update(flight.parts)
@@ -386,7 +394,7 @@ class Invariants:
             self.expect(not model.intake.queue.rows, "rows wait")
             self.expect(not model.intake.shares.queue.rows, "rows wait that go first")
             self.expect(not dispatcher.in_flight, "batches are in flight")
-            self.expect(not dispatcher._alone, "rows wait to be evaluated alone")
+            self.expect(not dispatcher._trials.waiting, "rows wait to be evaluated alone")
             self.expect(not dispatcher._hedging.waiting, "flights wait for a copy")
             self.expect(not len(dispatcher._hedging), "copies are in flight")
             self.expect(not dispatcher._alarm.armed, "a timer is armed")

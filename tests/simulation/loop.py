@@ -12,7 +12,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from itertools import count
 from math import floor
@@ -21,13 +21,23 @@ from typing import Any
 
 from fakes import ManualClock
 
-MOST_TURNS = 2_000_000  # of one run; more are an endless loop
+MOST_TURNS = 300_000  # of one run; more are an endless loop
+
+
+class Killed(BaseException):
+    """What ends a coroutine of a process that is no more."""
+
+
+def _kill(coroutine: Any) -> None:
+    while coroutine.cr_frame is not None:  # it may wait again while it ends
+        with suppress(BaseException):
+            coroutine.throw(Killed())
 
 
 class Handle:
     """Something that was scheduled."""
 
-    __slots__ = ("args", "callback", "context", "dead")
+    __slots__ = ("args", "callback", "context", "dead", "outside")
 
     def __init__(
         self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
@@ -36,6 +46,7 @@ class Handle:
         self.args = args
         self.context = context
         self.dead = False
+        self.outside = False  # it is no work of the process that this loop is of
 
     def cancel(self) -> None:
         self.dead = True
@@ -55,7 +66,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     # State: what is to run on the next turn, and what later, by time; how late timers
     # fire comes from `rng`; `start` is when the present turn began and `longest`
-    # the longest turn so far; `failures`, what tasks raised that nobody awaited.
+    # the longest turn so far; `failures`, what tasks raised that nobody awaited; `over`,
+    # whether the process was killed.
 
     def __init__(self, clock: ManualClock, rng: Random) -> None:
         self.clock = clock
@@ -68,7 +80,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.spawned: list[Any] = []  # nothing here learns, so nothing comes
         self._soon: deque[Handle] = deque()
         self._later: list[tuple[float, int, Handle]] = []
+        self._due: deque[Handle] = deque()
         self._ticket = count()
+        self.over = False
+        self._buried: set[Any] = set()
 
     # -- scheduling ----------------------------------------------------------------------
 
@@ -78,6 +93,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def at(self, when: float, callback: Callable[..., Any], *args: Any) -> Handle:
         """Run it at exactly that time, as what comes from a socket does."""
         handle = Handle(callback, args, None)
+        handle.outside = True
         heapq.heappush(self._later, (when, next(self._ticket), handle))
         return handle
 
@@ -99,6 +115,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         begun = floor(self.start * 1e3)
         late = self.rng.random()
         when = (begun + max(0, round(delay * 1e3)) + late) / 1e3
+        when = max(when, self.clock.now() + 1e-6)  # a turn takes some time
         heapq.heappush(self._later, (when, next(self._ticket), handle))
         return handle
 
@@ -148,7 +165,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def run(self, until: float) -> None:
         """Let time pass up to `until`."""
         clock, later = self.clock, self._later
-        while True:
+        while not self.over:
             if not self._soon:
                 while later and later[0][2].dead:
                     heapq.heappop(later)
@@ -156,7 +173,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                     break
                 clock.move(max(0.0, later[0][0] - clock.now()))
             self._turn()
-        clock.move(max(0.0, until - clock.now()))
+        if not self.over:
+            clock.move(max(0.0, until - clock.now()))
 
     def _turn(self) -> None:
         later, after = self._later, self.after
@@ -164,9 +182,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.turns += 1
         assert self.turns < MOST_TURNS, "the loop never comes to rest"
         due, self._soon = self._soon, deque()
+        self._due = due
         while later and later[0][0] <= now:
             due.append(heapq.heappop(later)[2])
-        for handle in due:
+        while due and not self.over:
+            handle = due.popleft()
             if not handle.dead:
                 handle.dead = True
                 handle.run()
@@ -175,3 +195,33 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         took = self.clock.now() - now
         if took > self.longest:
             self.longest = took
+
+    # -- the end of the process ----------------------------------------------------------
+
+    def succeed(self) -> VirtualLoop:
+        """The process is killed: nothing of it runs any more. The loop of the next one,
+        in which the world around goes on."""
+        self.over = True
+        after, self.after = self.after, None
+        new = VirtualLoop(self.clock, self.rng)
+        new.after, new._ticket, new.turns = after, self._ticket, self.turns
+        new._later = [entry for entry in self._later if entry[2].outside]
+        heapq.heapify(new._later)
+        new._soon = deque(handle for handle in self._due if handle.outside)
+        self._soon.clear()
+        self._later.clear()
+        self._bury()
+        return new
+
+    def _bury(self) -> None:
+        """End what the tasks were in the middle of, now and not when they are collected;
+        they may do what they like, nobody hears of it."""
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        try:
+            while left := [t for t in asyncio.all_tasks(self) if t not in self._buried]:
+                for task in left:
+                    self._buried.add(task)
+                    _kill(task.get_coro())
+        finally:
+            asyncio._set_running_loop(before)

@@ -204,6 +204,8 @@ class VirtualReplicaSet:
         self.count = 0
         self._told: object = None
 
+    def judge(self, ended: Any, verdict: Any) -> None: ...
+
     def restore(self, replicas: int) -> None:
         self.wanted = replicas
         self.state = State.STARTING

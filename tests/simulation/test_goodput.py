@@ -21,6 +21,7 @@ def peak(controller: str) -> float:
     )
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.parametrize("controller", CLEVER)
 def test_goodput_is_kept_under_overload(controller: str) -> None:
     most = peak(controller)
@@ -59,11 +60,33 @@ def test_a_cold_start_takes_less_than_half_a_second(controller: str, load: float
     assert trial.reaches(0.9, trial.goodput(1.0, 2.0), 0.0) <= 0.4
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.parametrize("controller", CLEVER)
 def test_after_overload_all_is_as_before(controller: str) -> None:
     loads = [Load(0.0, 4.0 * FULL), Load(1.0, 0.6 * FULL)]
     trial = Trial(controller, ISSUE, loads, 2.5)
     assert trial.reaches(0.95, 0.6 * FULL, 1.0) <= 1.0
+
+
+RETRIES = [Load(0.0, 1.2 * FULL), Load(2.0, 0.8 * FULL)]
+
+
+@pytest.mark.fault("L2")
+@pytest.mark.parametrize("controller", CLEVER)
+def test_clients_that_ask_again_do_not_keep_an_overload_up(controller: str) -> None:
+    """Three times and at once: while they do, as much is answered as ever, and it ends with
+    what began it."""
+    trial = Trial(controller, ISSUE, RETRIES, 5.0, retries=3)
+    assert trial.meter.retried > 1000
+    assert trial.goodput(0.5, 2.0) >= 0.9 * peak(controller)
+    assert trial.reaches(0.95, 0.8 * FULL, 2.0) <= 0.5
+    assert trial.share_of(0, 3.0, 5.0) >= 0.99
+
+
+def test_without_shedding_clients_that_ask_again_never_stop() -> None:
+    """Shows that these loads can do harm: what comes late is asked for again for ever."""
+    trial = Trial("fifo", ISSUE, RETRIES, 5.0, retries=3)
+    assert trial.goodput(3.0, 5.0) <= 0.1 * FULL
 
 
 @pytest.mark.parametrize("controller", CLEVER)
@@ -77,6 +100,7 @@ def test_a_model_that_becomes_slower_is_kept_busy_with_what_is_in_time(
     assert trial.batch_seconds(3.0, 4.0) <= SLO
 
 
+@pytest.mark.fault("L3")
 @pytest.mark.parametrize("controller", CLEVER)
 def test_who_asks_little_is_served_beside_one_who_floods(controller: str) -> None:
     most = peak(controller)

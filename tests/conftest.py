@@ -8,7 +8,7 @@ import pytest
 from engine_room import disk, engine, workers  # noqa: F401
 from fakes import FakeLoop, ManualClock
 from house import ask, house  # noqa: F401
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from school import school  # noqa: F401
 
 # How long an example takes says something of the machine, nothing of what is tested.
@@ -16,6 +16,15 @@ settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("untimed")
+# For mutants of the code: what fails need not be made small, and must fail each time.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("untimed"),
+    phases=[Phase.explicit, Phase.generate],
+    database=None,
+    derandomize=True,
+    suppress_health_check=[*HealthCheck],
+)
 
 # A shell has its background jobs ignore it, and so would every server that tests end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -209,6 +209,8 @@ class FakeReplicaSet:
     def ready(self) -> tuple[FakeReplica, ...]:
         return self._ready if self.live else ()
 
+    def judge(self, ended: Any, verdict: Any) -> None: ...
+
     def become(self, state: State) -> None:
         self.state = state
         self.live = self.wanted if state is State.LIVE else 0

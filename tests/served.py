@@ -10,21 +10,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from clipper.client import AsyncClipper
 
 
 class ServeProcess:
     """A server on one directory, again and again. `mark` tells its workers from others';
-    `arguments` are for `clipper serve`, `before` is a command that runs it."""
+    `arguments` are for `clipper serve`, `before` is a command that runs it, and `program`
+    what the interpreter runs. `popen` is for the process."""
 
     def __init__(
-        self, directory: Path, mark: str, *arguments: str, before: tuple[str, ...] = ()
+        self,
+        directory: Path,
+        mark: str,
+        *arguments: str,
+        before: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "clipper"),
+        **popen: Any,
     ) -> None:
         self.directory = directory
         self.mark = mark
         self.arguments = arguments
         self.before = before
+        self.program = program
+        self.popen = popen
         self.log = directory / "server.log"
 
     def start(self) -> None:
@@ -32,7 +42,7 @@ class ServeProcess:
             "XDG_RUNTIME_DIR": str(self.directory),
             "MARK": self.mark,
         }
-        command = [*self.before, sys.executable, "-m", "clipper", "serve"]
+        command = [*self.before, sys.executable, *self.program, "serve"]
         places = ["--port", "0", "--admin-port", "0", "--data-dir", str(self.data)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -40,6 +50,7 @@ class ServeProcess:
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                **self.popen,
             )
 
     @property

@@ -214,6 +214,33 @@ def test_a_model_is_checked(catalog: Catalog) -> None:
         catalog.check_new_model(model(version="6"))
 
 
+@pytest.mark.fault("A4")
+def test_what_is_said_of_all_versions_is_bounded_together() -> None:
+    catalog = Catalog(State(), Limits(record_bytes=20_000))
+    for version in "123":
+        record = catalog.check_new_model(model(version=version, source="x" * 5000))
+        catalog.apply([PutModel(record)])
+    with pytest.raises(TooManyRequests, match="20000 bytes together; undeploy some"):
+        catalog.check_new_model(model(version="4", source="x" * 5000))
+    catalog.check_new_model(model(version="4"))
+    again = Catalog(catalog.state, Limits(record_bytes=20_000))
+    with pytest.raises(TooManyRequests):
+        again.check_new_model(model(version="4", source="x" * 5000))
+    remove(catalog, "1")
+    catalog.check_new_model(model(version="4", source="x" * 5000))
+
+
+@pytest.mark.fault("A3")
+def test_functions_are_bounded_together() -> None:
+    catalog = Catalog(State(), Limits(function_bytes=1000))
+    deploy(catalog, "1", "2", function_bytes=400)
+    catalog.check_functions(200)
+    with pytest.raises(TooManyRequests, match="may have 1000 bytes together; undeploy"):
+        catalog.check_functions(201)
+    remove(catalog, "1")
+    catalog.check_functions(600)
+
+
 def test_a_new_version_fits_the_applications_that_are_linked(catalog: Catalog) -> None:
     catalog.apply([PutApplication(application("app", "m"))])
     catalog.check_new_model(model())

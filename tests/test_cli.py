@@ -415,7 +415,8 @@ def test_deploy_a_function_of_a_module(
         *("deploy", "cli_models:total", "--version", "3", "--example", "[1.0]"),
         *("--env", "A=b=c", "--memory-limit", "2G", "--replicas", "2", "--no-retry"),
         *("--label", "x", "--max-batch-size", "8", "--batching", "fixed"),
-        *("--batch-wait", "2.5"),
+        *("--batch-wait", "2.5", "--spares", "1", "--recycle-after", "900"),
+        *("--recycle-memory", "512M"),
     )
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.splitlines()[0] == "total:3: packaging the function"
@@ -425,6 +426,8 @@ def test_deploy_a_function_of_a_module(
     assert (manifest["model_name"], manifest["model_version"]) == ("total", "3")
     assert manifest["environment"] == {"A": "b=c"}
     assert (manifest["memory_limit"], manifest["retry"]) == (2 * 10**9, False)
+    assert (manifest["spares"], manifest["recycle_after"]) == (1, 900)
+    assert manifest["recycle_memory"] == 512 * 10**6
     assert manifest["batching"] == {
         "controller": "fixed",
         "max_batch_size": 8,

@@ -21,6 +21,7 @@ from learner_ledger import Ledger, make_model
 from served import ServeProcess
 
 from clipper.client import AsyncClipper
+from clipper.errors import DiskFull
 from clipper.store.sqlite import SQLiteStore
 
 APP = "exp3"
@@ -36,8 +37,12 @@ async def connected(client: AsyncClipper, ledger: Ledger) -> AsyncIterator[Conne
         await connection.close()
 
 
+async def deploy(client: AsyncClipper, version: int) -> None:
+    await client.deploy_predict_function("good", version, make_model("good"), "doubles")
+
+
 async def prepare(client: AsyncClipper) -> None:
-    await client.deploy_predict_function("good", 1, make_model("good"), "doubles")
+    await deploy(client, 1)
     await client.register_application(
         APP, None, "doubles", "-1", 5_000_000, models=["good"], policy="exp3"
     )
@@ -67,6 +72,7 @@ async def audit(ledger: Ledger, data: Path) -> None:
     await Auditor(ledger).check(SQLiteStore(data))
 
 
+@pytest.mark.fault("D2")
 async def test_a_failed_write_refuses_feedback_until_the_next_start(tmp_path: Path) -> None:
     server = ServeProcess(tmp_path, uuid.uuid4().hex)
     ledger = Ledger(random.Random(1))
@@ -95,11 +101,12 @@ async def test_a_failed_write_refuses_feedback_until_the_next_start(tmp_path: Pa
     await audit(ledger, server.data)
 
 
-async def test_a_full_disk_refuses_feedback_until_there_is_room(tmp_path: Path) -> None:
+@pytest.mark.fault("D1")
+async def test_a_full_disk_refuses_changes_until_there_is_room(tmp_path: Path) -> None:
     if not may_mount():
         pytest.skip("a file system of one's own is not allowed here")
     (tmp_path / "data").mkdir()
-    mount = f'mount -t tmpfs -o size=8m none {tmp_path}/data && exec "$@"'
+    mount = f'mount -t tmpfs -o size=1m none {tmp_path}/data && exec "$@"'
     before = ("unshare", "-rm", "sh", "-c", mount, "sh")
     server = ServeProcess(tmp_path, uuid.uuid4().hex, before=before)
     ledger = Ledger(random.Random(2))
@@ -114,7 +121,13 @@ async def test_a_full_disk_refuses_feedback_until_there_is_room(tmp_path: Path) 
                     assert await ask_and_tell(connection)
                 fill(data / "filler")
                 await until_refused(connection, 507, "disk_full")
+                for change in (deploy(client, 2), client.set_policy(APP, "ucb1")):
+                    with pytest.raises(DiskFull):
+                        await change
+                for _ in range(20):
+                    await ask_and_tell(connection)
                 (data / "filler").unlink()
+                await deploy(client, 3)
                 await connection.settle(100)
                 assert await ask_and_tell(connection)
         os.kill(server.process.pid, signal.SIGSTOP)  # as the kill will leave it

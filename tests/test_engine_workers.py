@@ -96,6 +96,7 @@ async def test_from_deploy_to_undeploy(engine: Engine) -> None:
         await ask(engine, "app", [1.0, 2.0])
 
 
+@pytest.mark.fault("L4")
 async def test_a_thousand_equal_queries_make_one_evaluation(engine: Engine) -> None:
     def count(rows: Any) -> Any:
         global calls
@@ -206,6 +207,27 @@ async def test_a_model_that_hangs_costs_its_queries_no_more_than_their_deadline(
     assert {p.default_explanation for p in predictions} == {
         "Failed to retrieve a prediction response within the specified latency SLO"
     }
+
+
+@pytest.mark.fault("L4")
+async def test_one_slow_model_does_not_slow_the_others_down(engine: Engine) -> None:
+    def slow(rows: Any) -> Any:
+        import time
+
+        time.sleep(0.3)
+        return [-1.0] * len(rows)
+
+    await asyncio.gather(deploy(engine, "slow", slow), deploy(engine, "fast", total))
+    await register(engine, "behind", "slow", cache=False)
+    await register(engine, "other", "fast", cache=False)
+    waiting = [submit(engine, "behind", [float(i)]) for i in range(100)]
+    # while the first batch runs, each of which would have had to wait for it
+    for number in range(20):
+        assert (await ask(engine, "other", [float(number)])).output == number
+    assert not all(query.done() for query in waiting)
+    async with asyncio.timeout(60):
+        outputs = {query.output for query in await asyncio.gather(*waiting)}
+    assert outputs == {b"-1.0"}
 
 
 async def test_rows_that_are_not_to_be_run_twice_are_not(

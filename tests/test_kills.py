@@ -125,10 +125,12 @@ async def kill_often(tmp_path: Path, kills: int, seed: int) -> None:
     assert ledger.acknowledged > kills
 
 
+@pytest.mark.fault("S1")
 async def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
     await kill_often(tmp_path, 4, seed=1)
 
 
+@pytest.mark.fault("S1")
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_two_hundred_kills_lose_nothing(tmp_path: Path) -> None:

@@ -23,15 +23,15 @@ ROOT = Path(clipper.__file__).parent
 # From the bottom up. A module or package of a row may import those of the rows below it
 # and itself, nothing else of the project.
 LAYERS = (
-    ("errors", "version", "clock", "metrics", "records"),
-    ("values", "config", "runtime", "tasks"),
-    ("inputs",),
+    ("errors", "version", "clock", "metrics", "records", "logs"),
+    ("values", "config", "runtime", "tasks", "outline", "listening"),
+    ("inputs", "handover"),
     ("layout", "eviction", "pieces"),
     ("batching", "selection", "workers", "store", "cache", "deadlines", "query_id"),
     ("registration", "rendering", "learning", "client", "query_keys"),
     ("choosing", "guarding", "attainment", "background"),
     ("model", "query"),
-    ("panel", "evaluation", "roster", "loading"),
+    ("panel", "evaluation", "roster", "loading", "rows"),
     ("shadowing",),
     ("catalog", "watching"),
     ("application",),
@@ -41,6 +41,8 @@ LAYERS = (
     ("engine", "explanation"),
     ("frontend", "dashboard", "embedded"),
     ("server",),
+    ("succession",),
+    ("serving",),
     ("cli+demo",),
     ("__main__",),
 )
@@ -54,13 +56,13 @@ HOMES = {
     "prometheus_client": {"frontend", "cli+demo"},
     "click": {"cli+demo"},
     "rich": {"cli+demo", "client"},
-    "uvloop": {"server"},
+    "uvloop": {"serving"},
     "sqlite3": {"store"},
     "redis": {"store"},
     "ray": {"workers"},
     "pickle": {"workers"},
     "cloudpickle": {"workers"},
-    "subprocess": {"workers", "client", "cli+demo"},
+    "subprocess": {"workers", "client", "cli+demo", "handover"},
 }
 
 # What may not come along with `import clipper`, nor into a worker: its start is its
@@ -182,7 +184,7 @@ def test_the_server_in_the_package_is_imported_by_the_command_line_alone() -> No
         str(found)
         for found, source, target in own()
         if target in ("server", "frontend")
-        and source not in ("server", "frontend", "cli+demo")
+        and source not in ("server", "serving", "frontend", "cli+demo")
     ]
     assert not wrong
 
@@ -321,6 +323,7 @@ def test_a_worker_loads_no_more_than_it_needs() -> None:
         "clipper.errors",
         "clipper.layout",
         "clipper.inputs",
+        "clipper.outline",
         "clipper.values",
         "clipper.version",
         "clipper.workers",

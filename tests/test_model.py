@@ -36,11 +36,19 @@ def replicas(model: Model) -> FakeReplicaSet:
 
 
 async def test_a_worker_is_told_what_the_record_says() -> None:
-    model = make(example=[1, 2], environment={"A": "1"}, memory_limit=5)
+    model = make(
+        example=[1, 2],
+        environment={"A": "1"},
+        memory_limit=5,
+        spares=1,
+        recycle_after=2,
+        recycle_memory=3,
+    )
     spec = replicas(model).spec
     assert (spec.name, spec.version, spec.input_type) == ("m", "1", InputType.DOUBLES)
     assert spec.example == encode_json_value(InputType.DOUBLES, [1, 2])
     assert (spec.environment, spec.memory_limit) == ({"A": "1"}, 5)
+    assert (spec.spares, spec.recycle_after, spec.recycle_memory) == (1, 2, 3)
     assert replicas(make()).spec.example is None
     assert model.prefix == key_prefix(7)
 
@@ -74,7 +82,7 @@ async def test_it_is_connected_while_an_answer_may_come() -> None:
     ):
         replicas(model).wanted = 1
         replicas(model).become(state)
-        assert model.connected is connected
+        assert model.connected is connected and not model.starting
     await model.stop(0.0)
     assert not model.connected and not model.starting
     replicas(model).become(State.LIVE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from fakes import ManualClock
 
@@ -17,7 +19,7 @@ async def test_keys_change_with_the_period_and_the_last_one_is_read(
     store = MemoryStore()
     await store.open()
     clock.move(PERIOD - clock.wall() % PERIOD - 1)  # a second before the next period
-    keys = QueryKeys(store, clock)
+    keys = QueryKeys(store, clock, Random(1))
     ids = await keys.open()
     stamp, number = ids.stamp(7, 1, 2, 0.5), ids.number
     early = stamp.issue(clock.now()).decode()

@@ -53,7 +53,14 @@ def test_any_string_is_shown(text: str) -> None:
             assert value == text
 
 
-@pytest.mark.parametrize("text", ["NaN", "[" * 100_000, "{", "", "\ud83d\ude00", "0x1"])
+def test_an_output_that_is_too_deep_is_the_fault_of_the_model() -> None:
+    with pytest.raises(ModelFailed, match="nested too deeply"):
+        rendering().value(b"[" * 5000 + b"]" * 5000)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 65 + "]" * 65, "NaN", "[" * 100_000, "{", "", "\ud83d\ude00", "0x1"]
+)
 def test_what_is_no_json_is_a_string(text: str) -> None:
     text = text.encode("utf-16", "surrogatepass").decode("utf-16")
     assert msgspec.json.decode(render_string(text, True)) == text

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from clipper import Server, runtime
 from clipper.config import Settings, make_settings
 from clipper.errors import ConfigError, StoreError
-from clipper.server import run
+from clipper.serving import run
 
 LOOPS = ("uvloop", "asyncio")
 
@@ -32,7 +32,7 @@ PROGRAM = """\
 import asyncio, json, os, sys, time
 import msgspec
 from clipper.config import Settings
-from clipper.server import run
+from clipper.serving import run
 
 def echo(rows):
     return list(rows)
@@ -166,6 +166,7 @@ def in_flight(server: Process) -> int:
 # -- a process of its own ---------------------------------------------------------------
 
 
+@pytest.mark.fault("S2")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains(loop: Any, number: int) -> None:
@@ -205,6 +206,7 @@ def accepts(port: int) -> bool:
     return True
 
 
+@pytest.mark.fault("S2")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_second_signal_does_not_wait(loop: Any) -> None:
     settings = Settings(port=0, admin_port=0, ephemeral=True, loop=loop, drain_seconds=60)
@@ -225,6 +227,7 @@ def test_a_second_signal_does_not_wait(loop: Any) -> None:
         assert not isinstance(asking.outcome, tuple) or asking.outcome[0] != 200
 
 
+@pytest.mark.fault("S2")
 def test_draining_has_a_bound() -> None:
     settings = Settings(port=0, admin_port=0, ephemeral=True, drain_seconds=0.3)
     with process(settings) as server:

@@ -79,3 +79,17 @@ async def test_work_that_fails_says_so_to_who_is_there(
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert not caplog.records
+
+
+async def test_settling_has_a_bound() -> None:
+    tasks, go_on = Tasks(), asyncio.Event()
+
+    async def wait() -> None:
+        await go_on.wait()
+
+    tasks.spawn(wait())
+    await tasks.settle(0.01)
+    assert tasks.running == 1  # and it goes on
+    go_on.set()
+    await tasks.settle(10.0)
+    assert not tasks.running

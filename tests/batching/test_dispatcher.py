@@ -272,13 +272,16 @@ def test_dead_work_does_not_pile_up_while_no_replica_has_room(bench: Bench) -> N
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
+        (FailureKind.RAISED, "model_failed"),
         (FailureKind.WRONG_COUNT, "model_failed"),
+        (FailureKind.CRASHED, "model_crashed"),
         (FailureKind.HUNG, "model_hung"),
     ],
 )
-def test_a_batch_that_fails_for_good_fails_its_rows(
-    bench: Bench, kind: FailureKind, code: str
+def test_a_batch_that_must_not_be_retried_fails_its_rows(
+    clock: ManualClock, fake_loop: FakeLoop, kind: FailureKind, code: str
 ) -> None:
+    bench = Bench(clock, fake_loop, Fixed(1.0, 4), retry=False)
     single = bench.job(1)
     waiter, _ = bench.block([1, 2])
     bench.loop.turn()
@@ -287,6 +290,29 @@ def test_a_batch_that_fails_for_good_fails_its_rows(
     assert waiter.rows == [single.output] * 2
     assert bench.stats.failed_batches[kind] == 1 and bench.stats.batches == 0
     assert bench.dispatcher.in_flight == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "again", "code"),
+    [
+        (FailureKind.WRONG_COUNT, FailureKind.WRONG_COUNT, "model_failed"),
+        (FailureKind.HUNG, FailureKind.HUNG, "model_hung"),
+        (FailureKind.HUNG, FailureKind.CRASHED, "model_crashed"),
+        (FailureKind.CRASHED, FailureKind.WRONG_COUNT, "model_failed"),
+    ],
+)
+def test_one_bad_row_does_not_fail_its_neighbours(
+    bench: Bench, kind: FailureKind, again: FailureKind, code: str
+) -> None:
+    bad, *good = [bench.job(value) for value in range(4)]
+    bench.loop.turn()
+    bench.fail(kind)
+    bench.fail(again)  # the first row, alone
+    while bench.replica.batches:
+        bench.answer()
+    assert bad.output == RowError(code, "it failed")
+    assert all(isinstance(waiter.output, bytes) for waiter in good)
+    assert [len(rows) for rows in bench.replica.seen] == [4, 1, 1, 1, 1]
 
 
 DIED = RowError("model_crashed", "it failed")
@@ -314,13 +340,31 @@ def test_after_a_death_the_rows_are_retried_each_alone(bench: Bench) -> None:
     assert bench.dispatcher.intake.queue.rows == 0 and bench.dispatcher.in_flight == set()
 
 
-def test_a_row_that_kills_alone_is_given_up(bench: Bench) -> None:
+HUNG = RowError("model_hung", "it failed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(FailureKind.CRASHED, DIED), (FailureKind.HUNG, HUNG)]
+)
+def test_a_row_that_ends_a_worker_alone_is_given_up(
+    bench: Bench, kind: FailureKind, error: RowError
+) -> None:
     waiter = bench.job(1)
     bench.loop.turn()
-    bench.fail(FailureKind.CRASHED)
+    bench.fail(kind)
     assert bench.replica.seen == [[[1.0]]] * 2
-    bench.fail(FailureKind.CRASHED)
-    assert waiter.output == DIED and bench.replica.batches == []
+    bench.fail(kind)
+    assert waiter.output == error and bench.replica.batches == []
+
+
+def test_after_a_hang_the_neighbours_are_answered(bench: Bench) -> None:
+    waiter, _ = bench.block([1, 2, 3])
+    bench.loop.turn()
+    bench.fail(FailureKind.HUNG)
+    bench.answer()
+    bench.fail(FailureKind.HUNG)
+    bench.answer()
+    assert waiter.rows == [b"1", HUNG, b"3"]
 
 
 def test_an_exception_costs_only_the_rows_that_cause_it(

@@ -208,6 +208,32 @@ def test_a_copy_that_fails_harms_nobody_and_when_both_fail_so_does_the_row(
     assert waiter.output == RowError("model_hung", "it failed")
 
 
+@pytest.mark.parametrize("kind", [FailureKind.CRASHED, FailureKind.HUNG])
+def test_a_row_that_ends_two_workers_at_once_ends_no_third(
+    yard: Yard, kind: FailureKind
+) -> None:
+    waiter = overdue(yard)
+    yard.broke(0, kind)
+    yard.broke(1, kind)
+    assert isinstance(waiter.output, RowError)
+    assert yard.with_replicas() == [[], []] and yard.dispatcher.in_flight == set()
+
+
+def test_a_row_that_ended_a_worker_is_not_copied_when_it_takes_too_long(
+    yard: Yard,
+) -> None:
+    yard.earn()
+    waiter = yard.send(1)
+    yard.send(2)
+    yard.back(1)
+    yard.broke(0, FailureKind.HUNG)
+    yard.loop.advance(1.0)
+    again = yard.with_replicas()
+    assert sorted(again) == [[], [1.0]]
+    yard.back(again.index([1.0]))
+    assert waiter.output == b"1" and yard.stats.hedged_rows == 0
+
+
 def test_what_was_answered_does_not_fail_with_the_late_flight(yard: Yard) -> None:
     waiter = overdue(yard)
     yard.back(1)

@@ -9,7 +9,7 @@ from clipper.batching.alarm import Alarm
 from clipper.batching.fleet import Fleet
 from clipper.batching.intake import Intake
 from clipper.batching.job import EXPIRED, Job
-from clipper.batching.outcomes import FULL, REFUSED, SHED, DispatcherStats
+from clipper.batching.outcomes import ABANDONED, FULL, REFUSED, SHED, DispatcherStats
 from clipper.batching.way_back import LEAST_WIRE, WayBack
 from clipper.values import UNIFORM, RowError
 
@@ -98,6 +98,36 @@ def test_a_full_queue_refuses_and_what_waits_in_vain_makes_room(
     assert not door.job()[1].told
     assert first.output == EXPIRED and not second.told
     assert (door.stats.refused_rows, door.stats.expired_rows) == (1, 1)
+
+
+def test_every_row_that_a_full_queue_refuses_counts(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    door = Door(clock, fake_loop, limit=3)
+    assert not door.job()[1].told
+    for _ in range(2):
+        many = block(3, clock.now() + 10.0)
+        door.intake.submit(many)
+    assert door.stats.refused_rows == 6
+    many = block(2, clock.now() + 10.0)
+    door.intake.submit(many)
+    assert door.intake.waiting_rows == 3, "it is just full"
+
+
+def test_what_nobody_waits_for_is_told_that(door: Door) -> None:
+    settled: list[object] = []
+
+    class Owner:
+        def job_settled(self, job: Job, output: object) -> None:
+            settled.append(output)
+
+    waiter = Waiter()
+    job = Job(b"p", None, door.clock.now() + 1.0, waiter, b"key", Owner())
+    door.intake.submit(job)
+    job.leave(waiter)
+    door.job(slo=2.0)
+    door.intake.prune(door.clock.now())
+    assert settled == [ABANDONED]
 
 
 def test_an_empty_queue_takes_what_is_larger_than_its_limit(

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipper.batching.job import EXPIRED, Block, Job, Slice, Work
+from clipper.batching.job import EXPIRED, Block, Job, Slice, Work, halves
 from clipper.batching.queue import JobQueue
 from clipper.values import Output, RowError
 
@@ -451,3 +451,120 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestLife = Life.TestCase
+
+
+def test_what_is_withdrawn_is_gone_from_wherever_it_stands() -> None:
+    queue = JobQueue()
+    late, early, many, absent = job(3.0), job(1.0), block(4, 2.0), job(2.0)
+    for work in (late, early, many):
+        queue.push(work)
+    assert not queue.withdraw(absent)
+    assert queue.rows == 6
+    assert queue.withdraw(early)
+    assert (queue.rows, queue.head) == (5, 2.0)
+    assert queue.withdraw(late)
+    assert not queue.withdraw(late)
+    assert queue.rows == 4
+    taken, _ = take(queue, 1)
+    assert queue.withdraw(many), "what is left of it"
+    assert queue.rows == 0
+    assert take(queue) == ([], [])
+    assert [part.block for part in taken] == [many]
+
+
+def test_what_is_withdrawn_keeps_the_order_of_the_others() -> None:
+    queue = JobQueue()
+    queue.push(job(9.0))
+    jobs = [job(deadline) for deadline in (5.0, 1.0, 4.0, 2.0, 3.0)]
+    for each in jobs:
+        queue.push(each)
+    assert queue.withdraw(jobs[1])
+    taken, _ = take(queue)
+    assert [part.deadline for part in taken] == [2.0, 3.0, 4.0, 5.0, 9.0]
+
+
+def test_deadlines_are_one_for_each_row_up_to_a_limit() -> None:
+    queue = JobQueue()
+    for work in (job(1.0), block(3, 2.0), job(3.0), block(2, 4.0)):
+        queue.push(work)
+    assert queue.deadlines(2) == [1.0, 2.0]
+    assert queue.deadlines(4) == [1.0, 2.0, 2.0, 2.0]
+    assert queue.deadlines(100) == [1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 4.0]
+
+
+class From(Waiter):
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+
+def test_rows_are_counted_by_who_asks_for_them() -> None:
+    queue = JobQueue()
+    for work in (
+        job(1.0, waiter=From("a")),
+        block(3, 2.0, waiter=From("b")),
+        job(3.0, waiter=From("a")),
+        block(2, 4.0, waiter=From("a")),
+    ):
+        queue.push(work)
+    assert queue.by_source() == {"a": 4, "b": 3}
+
+
+def test_bytes_of_jobs_leave_less_space_for_a_block() -> None:
+    queue = JobQueue()
+    for work in (job(1.0, b"12345"), block(4, 2.0, size=3)):
+        queue.push(work)
+    taken, _ = take(queue, size=12)
+    assert [part.rows for part in taken] == [1, 2]
+
+
+def test_a_job_without_waiters_costs_no_space() -> None:
+    queue = JobQueue()
+    left = job(1.0, b"12345")
+    left.leave(left.waiters[0])
+    for work in (job(0.5, b"1"), left, job(2.0, b"12")):
+        queue.push(work)
+    taken, dropped = take(queue, size=3)
+    assert [len(part.payload) for part in taken] == [1, 2]
+    assert dropped == [left]
+
+
+def test_a_job_fits_when_the_space_is_just_enough() -> None:
+    queue = JobQueue()
+    for work in (job(1.0, b"12"), block(2, 2.0, size=3), job(3.0, b"123")):
+        queue.push(work)
+    taken, _ = take(queue, size=11)
+    assert [len(part.payload) for part in taken] == [2, 6, 3]
+
+
+def test_what_expires_now_is_pruned_now() -> None:
+    queue = JobQueue()
+    queue.push(job(1.0))
+    assert len(queue.prune(1.0)) == 1
+    queue.push(job(1.0))
+    assert queue.prune(0.999) == []
+
+
+def test_slices_have_their_block_s_shape_and_are_settled_once() -> None:
+    waiter = Waiter()
+    shaped = Block(bytes(20), 5, (2, 2), 1.0, waiter)
+    first = shaped.cut(2)
+    assert isinstance(first, Slice) and first.shape == (2, 2)
+    assert (shaped.attempts, shaped.queued) == (0, False)
+    first.finish([b"a", b"b"], 0)
+    with pytest.raises(AssertionError, match="settled exactly once"):
+        first.fail(FAILED)
+    assert not waiter.told, "there are three more rows"
+
+
+def test_halves_keep_the_order_when_a_slice_is_cut() -> None:
+    many = block(4, 1.0)
+    parts: list[Job | Slice] = [many.cut(3), job(1.0), job(2.0), job(3.0)]
+    first, rest = halves(parts)
+    assert [part.rows for part in first] == [3]
+    wide = block(6, 1.0).cut(6)
+    first, rest = halves([wide, parts[1], parts[2]])
+    assert [part.rows for part in first] == [4]
+    assert [part.rows for part in rest] == [2, 1, 1]
+    assert rest[1:] == parts[1:3]
+    assert rest[0].payload == bytes([4, 5])

@@ -39,9 +39,9 @@ def rows_of(group: Parts) -> list[tuple[object, int]]:
         (FailureKind.CRASHED, False, "failed"),
         (FailureKind.RAISED, True, "alone"),
         (FailureKind.RAISED, False, "failed"),
-        (FailureKind.HUNG, True, "failed"),
+        (FailureKind.HUNG, True, "alone"),
         (FailureKind.HUNG, False, "failed"),
-        (FailureKind.WRONG_COUNT, True, "failed"),
+        (FailureKind.WRONG_COUNT, True, "alone"),
         (FailureKind.WRONG_COUNT, False, "failed"),
     ],
 )
@@ -54,6 +54,14 @@ def test_what_becomes_of_a_batch(kind: FailureKind, retry: bool, what: str) -> N
     assert rows_of(everything) == rows_of(work)
     if what != "alone":
         assert everything == work  # the parts themselves, uncut
+
+
+def test_two_rows_are_few_enough_to_be_told_apart() -> None:
+    pair: Parts = [job(5.0), job(5.0)]
+    assert recover(RAISED, pair, 2, True) == Recovery(alone=(pair[:1], pair[1:]))
+    assert recover(RAISED, pair, 9, True) == Recovery(alone=(pair[:1], pair[1:]))
+    assert recover(RAISED, pair[:1], 2, True) == Recovery(alone=[pair[:1]])
+    assert recover(RAISED, pair[:1], 1, True) == Recovery(failed=pair[:1])
 
 
 @pytest.mark.parametrize("kind", FailureKind)
@@ -69,9 +77,10 @@ def test_every_kind_is_in_the_table() -> None:
 # -- a worker that died ----------------------------------------------------------------
 
 
-def test_after_a_death_each_row_is_alone() -> None:
+@pytest.mark.parametrize("kind", [CRASHED, FailureKind.HUNG])
+def test_after_a_death_each_row_is_alone(kind: FailureKind) -> None:
     single, piece = parts(3)
-    recovery = recover(CRASHED, [single, piece], 4, True)
+    recovery = recover(kind, [single, piece], 4, True)
     assert [len(group) for group in recovery.alone] == [1] * 4
     assert [group[0].rows for group in recovery.alone] == [1] * 4
     assert [group[0].attempts for group in recovery.alone] == [1] * 4
@@ -111,3 +120,17 @@ def test_a_row_that_is_left_of_a_larger_batch_is_not_yet_to_blame() -> None:
     """The others were answered by another replica, and may be what raised."""
     work: Parts = [job(5.0)]
     assert recover(RAISED, work, 5, True) == Recovery(alone=[work])
+
+
+# -- a wrong number of outputs ---------------------------------------------------------
+
+
+def test_after_a_wrong_count_each_row_is_alone_and_none_is_blamed() -> None:
+    recovery = recover(FailureKind.WRONG_COUNT, list(parts(3)), 4, True)
+    assert [[part.rows for part in group] for group in recovery.alone] == [[1]] * 4
+    assert all(part.attempts == 0 for group in recovery.alone for part in group)
+
+
+def test_a_wrong_count_for_one_row_is_its_own() -> None:
+    work: Parts = [job(5.0)]
+    assert recover(FailureKind.WRONG_COUNT, work, 1, True) == Recovery(failed=work)

@@ -150,6 +150,34 @@ async def test_every_arrival_is_settled_whatever_the_server_does(
     assert set(kinds) <= {"broken", "unanswered", "unsent"}
 
 
+class Refuser(Peer):
+    """Refuses each request three times."""
+
+    def data_received(self, data: bytes) -> None:
+        Peer.requests += 1
+        assert isinstance(self.transport, asyncio.Transport)
+        if Peer.requests % 4:
+            head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n"
+            self.transport.write(head + b"{}")
+        else:
+            self.transport.write(answer_of(b'{"output":1}'))
+
+
+@pytest.mark.parametrize(("retries", "good"), [(0, 2), (2, 2), (3, 8)])
+async def test_who_is_refused_asks_again(retries: int, good: int) -> None:
+    Peer.requests = 0
+    server = await asyncio.get_running_loop().create_server(Refuser, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    arrivals = Arrivals([index * 1e-4 for index in range(8)])
+    generator = Generator([b"POST / HTTP/1.1\r\n\r\n"], arrivals, retries)
+    begun: list[float] = []
+    await generator.run("127.0.0.1", port, 1, 0.004, begun.append)
+    server.close()
+    outcome = make_outcome(arrivals, begun[0], [(2000.0, 0.004)], 5.0, generator.cpu)
+    assert outcome.part.good >= good
+    assert outcome.part.good + outcome.part.kinds.get("refused 503", 0) == 8
+
+
 def test_load_on_the_floor(tmp_path: Path) -> None:
     bodies = [b'{"input":[1.5]}', b'{"input":[2.5,3.5]}']
     listing = write_bodies(bodies, tmp_path / "bodies")

@@ -272,8 +272,10 @@ async def test_failed_batches(house: House) -> None:
     house.ask(app)
     replicas: Any = model.replicas
     replicas.replica.fail(FailureKind.HUNG)
+    house.loop.turn()
+    replicas.replica.fail(FailureKind.HUNG)  # alone as well
     facts = collect(app, house.cache)
-    assert only(facts).recent_shed.failed_batches == 1
+    assert only(facts).recent_shed.failed_batches == 2
     failure = facts.failures["model_hung"]
     assert (failure.answer, failure.rows) == ("error", 1)
 

@@ -44,6 +44,7 @@ class AdminPort:
         self.session = session
         self.url = url
         self.drains = 0
+        self.routes: set[tuple[str, str]] = set()
 
     @property
     def token(self) -> dict[str, str]:
@@ -75,12 +76,20 @@ async def open_admin_port(
     drains: list[Callable[[], None]] = []
     gate = Gate(settings, engine.token, admin=True)
     routes = AdminRoutes(engine, gate, settings.limits, lambda: drains[0]())
-    lane = WebLane(routes.application(), settings.limits)
+    application = routes.application()
+    lane = WebLane(application, settings.limits)
     await lane.start()
     server = await asyncio.get_running_loop().create_server(lane.handler, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with aiohttp.ClientSession() as session:
         admin = AdminPort(engine, session, f"http://127.0.0.1:{port}")
+        admin.routes = {
+            (route.method, route.resource.canonical)
+            for route in application.router.routes()
+            if route.resource is not None
+            and route.method != "HEAD"
+            and not route.resource.canonical.endswith("/")
+        }
         drains.append(admin.drain)
         yield admin
     engine.draining = True

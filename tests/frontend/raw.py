@@ -81,8 +81,18 @@ class Wire:
                     break
             if head_only:
                 return answer
+            if answer.headers.get("transfer-encoding") == "chunked":
+                return answer._replace(body=await self._chunks())
             size = int(answer.headers["content-length"])
             return answer._replace(body=await self.reader.readexactly(size))
+
+    async def _chunks(self) -> bytes:
+        """A body of which nobody said the length."""
+        body = b""
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
+            body += (await self.reader.readexactly(size + 2))[:size]
+        await self.reader.readuntil(b"\r\n")
+        return body
 
     async def rest(self) -> bytes:
         """What comes until the server closes."""

@@ -415,7 +415,12 @@ async def test_a_version_without_replicas_answers_at_once(admin: AdminPort) -> N
     assert not model.connected and admin.engine.ready
     (shown,) = (await admin.get("status")).value["models"]
     assert (shown["state"], shown["reason"]) == ("stopped", "scaled to 0 replicas")
-    assert shown["replicas"] == {"live": 0, "target": 0}
+    assert shown["replicas"] == {
+        "live": 0,
+        "target": 0,
+        "spares": 0,
+        "spares_target": 0,
+    }
     await admin.post("scale", body | {"num_replicas": 1})
     assert model.connected and model.replicas.live == 1
 
@@ -519,13 +524,14 @@ async def test_the_status(admin: AdminPort) -> None:
         "current": True,
         "state": "live",
         "reason": "",
-        "replicas": {"live": 1, "target": 1},
+        "replicas": {"live": 1, "target": 1, "spares": 0, "spares_target": 0},
         "queue_rows": 0,
         "batch_cap": 1,
         "batches": 0,
         "rows": 0,
         "mean_batch_rows": None,
         "restarts": 0,
+        "recycled": 0,
         "labels": [],
     }
     server = status["server"]

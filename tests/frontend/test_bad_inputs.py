@@ -4,9 +4,7 @@ nothing of the server's insides in it, and everybody else served as before."""
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +12,24 @@ import pytest_asyncio
 
 from clipper import Server
 
-from .raw import LANES, Answer, ask, chunked, connect, eventually, is_quiet, predict, update
+from .raw import (
+    LANES,
+    Answer,
+    ask,
+    chunked,
+    connect,
+    eventually,
+    is_quiet,
+    predict,
+    request,
+    update,
+)
+from .routes import Route, ask_all, authorization, routes_of, state_of
 
 LOOPS = ("uvloop",)
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.fault("N4")]
 
-DEEP = 100_000
+DEEP = 50_000
 
 
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)
@@ -256,51 +266,6 @@ async def test_rows_keep_their_order(echo_server: Server, lane: str) -> None:
     assert found == rows
 
 
-class Canary:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (open, (str(self.path), "w"))
-
-
-@pytest.mark.parametrize(
-    "media",
-    [
-        "application/vnd.bentoml+pickle",
-        "application/pickle",
-        "application/x-pickle",
-        "application/octet-stream",
-        "application/x-python-serialize",
-        "application/python-pickle",
-        "application/vnd.bentoml.pickle",
-        "multipart/form-data; boundary=x",
-        "application/json",
-        "application/msgpack",
-        "application/x-npy",
-        "*/*",
-    ],
-)
-@pytest.mark.parametrize("app", ["json", "bytes", "doubles"])
-async def test_pickles_are_never_loaded(
-    echo_server: Server, tmp_path: Path, media: str, app: str
-) -> None:
-    canary = tmp_path / "canary"
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        body = pickle.dumps(Canary(canary), protocol)
-        for send in (*LANES.values(), chunked):
-            answer = await ask(
-                echo_server.port,
-                send(predict(app, body, "Payload-Container: DefaultContainer",
-                             "Payload-Meta: {}", "Args-Number: 1", media=media)),
-            )  # fmt: skip
-            known = media.rpartition("/")[2] in ("json", "msgpack", "x-npy")
-            check_refusal(answer, 400 if known else 415)
-    assert not canary.exists()
-
-
 @pytest.mark.parametrize("lane", LANES)
 async def test_an_error_keeps_the_connection_where_the_body_was_read(
     echo_server: Server, lane: str
@@ -334,3 +299,103 @@ async def test_a_model_that_raises_says_nothing_of_itself(
     for row in answer.value["batch_predictions"]:
         assert row.keys() == {"query_id", "error", "cause"}
         assert "secret" not in row["cause"] and "ValueError" not in row["cause"]
+
+
+# -- the admin port ----------------------------------------------------------------------
+
+# Bodies that no route takes, whatever it expects; and the same after a right beginning.
+BAD_DOCUMENTS: dict[str, bytes] = {
+    "empty": b"",
+    "blank": b" \r\n\t",
+    "not json": b"name=x",
+    "truncated": b'{"name": "x"',
+    "trailing text": b"{} {}",
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "utf-16": "{}".encode("utf-16"),
+    "a list": b"[]",
+    "a string": b'"x"',
+    "null": b"null",
+    "bad utf-8": b'{"name": "\xc3\x28", "app_name": "\xc3\x28", "verbose": "\xc3\x28"}',
+    "deep": b'{"x": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "deep objects": b'{"x": ' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}",
+    "NaN": b'{"x": NaN}',
+    "1e999 and more": b'{"x": 1e999, "verbose": Infinity}',
+    "single quotes": b"{'verbose': true}",
+    "a comment": b"{/* */}",
+    "raw control": b'{"verbose\x01": true}',
+}
+WRONG_TYPES = (1, -1, 1.5, True, None, "", "x" * 300, [], [1], {}, {"a": 1}, 2**64, "\0")
+
+
+def admin_routes(server: Server) -> list[Route]:
+    return [
+        route
+        for route in routes_of(server)
+        if route.admin and route.method == "POST" and route.media == "application/json"
+        and not route.path.endswith("/")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_DOCUMENTS)
+async def test_bad_bodies_on_the_admin_port(echo_server: Server, name: str) -> None:
+    before, token = state_of(echo_server), authorization(echo_server)
+    sent = [
+        send(route.request(token, body=BAD_DOCUMENTS[name]))
+        for route in admin_routes(echo_server)
+        for send in (bytes, lambda data: chunked(data, 10_000))
+    ]
+    assert len(sent) > 40
+    for data, answer in zip(
+        sent, await ask_all((echo_server.admin_port, data) for data in sent), strict=True
+    ):
+        assert answer.status == 400, (data[:100], answer)
+        check_refusal(answer)
+    assert state_of(echo_server) == before
+
+
+async def test_wrong_types_on_the_admin_port(echo_server: Server) -> None:
+    """Every field of every route with a value of every other kind: no 5xx."""
+    token = authorization(echo_server)
+    sent = [
+        route.request(token, body=route.body({**route.content, field: value}))
+        for route in admin_routes(echo_server)
+        for field in route.content
+        for value in WRONG_TYPES
+        if route.name not in ("drain", "delete_app")
+    ]
+    assert len(sent) > 300
+    answers = await ask_all((echo_server.admin_port, data) for data in sent)
+    for data, answer in zip(sent, answers, strict=True):
+        assert answer.status < 500, (data, answer)
+        if answer.status >= 400:
+            assert answer.value.keys() == {"error", "cause"}
+            assert 0 < len(answer.value["cause"]) < 1000
+
+
+@pytest.mark.parametrize("name", BAD_DOCUMENTS)
+async def test_bad_manifests(echo_server: Server, name: str) -> None:
+    """A form whose manifest is none; nothing is started for it."""
+    before = state_of(echo_server)
+    part = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    body = (
+        part % (b"manifest", BAD_DOCUMENTS[name]) + part % (b"function", b"\x80") + b"--b--"
+    )
+    data = request(
+        "POST", "/admin/deploy", body, authorization(echo_server),
+        media="multipart/form-data; boundary=b",
+    )  # fmt: skip
+    check_refusal(await ask(echo_server.admin_port, data))
+    assert state_of(echo_server) == before
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": {}}, [], {"name": 1}, {"name": "x", "options": []}]
+)
+async def test_the_path_of_a_fault_on_the_admin_port(
+    echo_server: Server, value: Any
+) -> None:
+    (route,) = [r for r in admin_routes(echo_server) if r.name == "set_policy"]
+    body = route.body({"app_name": "echo", "policy": value})
+    data = route.request(authorization(echo_server), body=body)
+    cause = check_refusal(await ask(echo_server.admin_port, data))
+    assert "$.policy" in cause

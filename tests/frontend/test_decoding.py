@@ -16,21 +16,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from clipper.config import Limits
 from clipper.errors import InvalidInput, PayloadTooLarge
 from clipper.frontend.decoding import Block, Decoder, Request, plain_words
 from clipper.frontend.gate import JSON, MSGPACK, NPY
 from clipper.frontend.npy import read_npy
 from clipper.inputs import InputType, Row
 from clipper.layout import decode_batch, layout_of
+from clipper.outline import NESTED
 from clipper.selection.policy import Subject
+
+from .heavy import LIMITS, heaviest
 
 NUMERIC = (InputType.INTS, InputType.FLOATS, InputType.DOUBLES)
 
 
 def decode(
-    kind: InputType, body: bytes, media: str = JSON, parameters: str = "", rows: int = 100
+    kind: InputType,
+    body: bytes,
+    media: str = JSON,
+    parameters: str = "",
+    rows: int = 100,
+    **limits: int,
 ) -> Request:
-    return Decoder(kind, rows).decode(media, body, parameters)
+    limits = Limits(rows_per_request=rows, **limits)
+    return Decoder(kind, limits).decode(media, body, parameters)
 
 
 def rows_of(request: Request) -> list[Row]:
@@ -185,8 +195,83 @@ def test_many_small_arrays_do_not_hold_the_server_up(unit: bytes, last: bytes) -
     body = b'{"input": [%b]}' % (unit * (2_000_000 // len(unit)) + last)[:-1]
     began = time.process_time()
     with suppress(InvalidInput):
-        decode(InputType.DOUBLES, body)
+        decode(InputType.DOUBLES, body, values_per_request=len(body) * NESTED)
     assert time.process_time() - began < 20.0  # minutes, if it were done for each
+
+
+@pytest.mark.fault("N3")
+@pytest.mark.parametrize(("kind", "media", "name", "body"), list(heaviest()))
+def test_the_heaviest_bodies_hold_the_server_up_for_a_moment(
+    kind: str, media: str, name: str, body: bytes
+) -> None:
+    """On a quiet machine none takes 50 ms; millions of values would take seconds."""
+    decoder = Decoder(InputType(kind), LIMITS)
+    began = time.process_time()
+    with suppress(InvalidInput, PayloadTooLarge):
+        decoder.decode(media, body)
+    assert time.process_time() - began < 1.0
+
+
+@pytest.mark.fault("N3")
+@pytest.mark.parametrize("kind", list(InputType))
+@pytest.mark.parametrize(
+    "each", [b"1", b"[]", b"{}", b'""', b'{"a":1}', b"[" * 9 + b"]" * 9]
+)
+@pytest.mark.parametrize("name", [b"input", b"input_batch", b"context", b"unknown"])
+def test_more_values_than_may_be_are_not_decoded(
+    kind: InputType, each: bytes, name: bytes
+) -> None:
+    body = b'{"%b":[%b]}' % (name, b",".join([each] * 2_000_000)[:8_000_000])
+    began = time.process_time()
+    with pytest.raises(PayloadTooLarge, match=r"limits\.values_per_request"):
+        decode(kind, body)
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.fault("N3")
+@pytest.mark.parametrize("kind", list(InputType))
+@pytest.mark.parametrize("each", [b"\x01", b"\x90", b"\x80", b"\xa0"])
+@pytest.mark.parametrize("name", ["input", "input_batch", "context"])
+def test_more_msgpack_than_may_be_is_not_decoded(
+    kind: InputType, each: bytes, name: str
+) -> None:
+    many = b"\xdd" + (8_000_000).to_bytes(4, "big") + each * 8_000_000
+    for values in (many, b"\x92\x01" + many):
+        body = b"\x81" + msgspec.msgpack.encode(name) + values
+        began = time.process_time()
+        with pytest.raises((PayloadTooLarge, InvalidInput)):
+            decode(kind, body, MSGPACK)
+        assert time.process_time() - began < 0.5
+
+
+def test_values_are_counted_as_they_are() -> None:
+    """Commas in texts are no values, and numbers in msgpack are known by their header."""
+    few = {"values_per_request": 1000}
+    commas = msgspec.json.encode({"input": ",[{:" * 5000})
+    assert seen(InputType.STRINGS, decode(InputType.STRINGS, commas, **few))
+    numbers = {"input": [0.5] * 900}
+    for media, body in (
+        (JSON, msgspec.json.encode(numbers)),
+        (MSGPACK, msgpack.packb(numbers)),
+    ):
+        request = decode(InputType.DOUBLES, body, media, **few)
+        assert seen(InputType.DOUBLES, request) == [[0.5] * 900]
+        with pytest.raises(PayloadTooLarge):
+            decode(InputType.DOUBLES, body, media, values_per_request=890)
+    rows = msgpack.packb({"input_batch": [[0.5] * 90] * 10})
+    assert (
+        len(seen(InputType.DOUBLES, decode(InputType.DOUBLES, rows, MSGPACK, **few))) == 10
+    )
+    nested = msgpack.packb({"input": [[0.5] * 90] * 10})
+    with pytest.raises(InvalidInput, match="send it as application/x-npy"):
+        decode(InputType.DOUBLES, nested, MSGPACK, **few)
+
+
+def test_arrays_that_grow_are_bounded_by_what_they_become() -> None:
+    body = npy_of(np.zeros(1000, np.uint8))
+    assert Decoder(InputType.DOUBLES, Limits(body=8000)).decode(NPY, body)
+    with pytest.raises(PayloadTooLarge, match="at most 7999 bytes as doubles"):
+        Decoder(InputType.DOUBLES, Limits(body=7999)).decode(NPY, body)
 
 
 @given(st.binary(max_size=200))
@@ -404,6 +489,12 @@ def test_pickles_in_npy_are_not_loaded(tmp_path: Any) -> None:
         npy_with(header_of(shape="(%s)" % ("1," * 100)), b"\0" * 8),
         npy_with(header_of(shape="[1]"), b"\0" * 8),
         npy_with(header_of(shape="1"), b"\0" * 8),
+        npy_with(header_of(shape="(1)"), b"\0" * 8),
+        npy_with(header_of(shape="(1,,)"), b"\0" * 8),
+        npy_with(header_of(shape="(1, ,1)"), b"\0" * 8),
+        npy_with(header_of(shape="(,1)"), b"\0" * 8),
+        npy_with(header_of(shape="(1 1)"), b"\0" * 8),
+        npy_with(header_of(shape="(01,)"), b"\0" * 8),
         npy_with(header_of(shape="(True,)"), b"\0" * 8),
         npy_with(header_of(shape="(1L,)"), b"\0" * 8),
         npy_with(header_of(shape="'(1,)'"), b"\0" * 8),

@@ -167,6 +167,9 @@ async def test_an_upload_that_is_no_function(admin: AdminPort) -> None:
         ({"example": "text"}, "Expected an array, got a string at example"),
         ({"memory_limit": -1}, "at $.memory_limit"),
         ({"memory_limit": 2**63}, "at $.memory_limit"),
+        ({"spares": -1}, "at $.spares"),
+        ({"recycle_after": 0}, "at $.recycle_after"),
+        ({"recycle_memory": 0}, "at $.recycle_memory"),
         ({"environment": {"A": 1}}, "at $.environment[...]"),
         ({"environment": {"A=B": "1"}}, "variable of the name 'A=B'"),
         ({"environment": {"A": "\0"}}, "environment variable A must"),
@@ -462,6 +465,81 @@ async def test_no_more_deploys_than_allowed(workers: Workers) -> None:
         assert (await first).lines[-1]["stage"] == "live"
         third = await upload(admin, MANIFEST | {"model_name": "other"})
         assert third.lines[-1]["stage"] == "live"
+
+
+async def half_an_upload(admin: AdminPort) -> asyncio.StreamWriter:
+    """An upload that goes no further than its manifest."""
+    host, port = admin.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /admin/deploy HTTP/1.1\r\nHost: localhost\r\n"
+        b"Authorization: Bearer %b\r\nContent-Length: 100000\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        b'Content-Disposition: form-data; name="manifest"\r\n\r\n'
+        % admin.engine.token.encode()
+    )
+    await writer.drain()
+    return writer
+
+
+@pytest.mark.fault("A3")
+async def test_half_finished_uploads_are_counted_and_refused_ones_are_not(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes: list[DeployRoute] = []
+
+    class Watched(DeployRoute):
+        def __init__(self, *values: Any) -> None:
+            super().__init__(*values)
+            self.coming = 0
+            routes.append(self)
+
+        async def handle(self, request: web.Request) -> web.StreamResponse:
+            self.coming += 1
+            try:
+                return await super().handle(request)
+            finally:
+                self.coming -= 1
+
+    monkeypatch.setattr(admin_module, "DeployRoute", Watched)
+    workers.up.set()
+    async with open_admin_port({"deploys": 2}) as admin:
+        (route,) = routes
+
+        async def coming(count: int) -> None:
+            async with asyncio.timeout(30):
+                while route.coming != count:  # noqa: ASYNC110, nobody tells
+                    await asyncio.sleep(0.005)
+
+        taken = [await half_an_upload(admin) for _ in range(2)]
+        await coming(2)
+        refused = [await half_an_upload(admin) for _ in range(3)]
+        await coming(5)
+        answer = await upload(admin, MANIFEST)
+        assert (answer.status, answer.value["error"]) == (429, "too_many")
+        assert answer.value["cause"].startswith("2 deploys are under way")
+        # those that were refused and still send take nobody's place
+        taken.pop().close()
+        await coming(4)
+        assert stages(await upload(admin, MANIFEST))[-1] == "live"
+        for writer in (*taken, *refused):
+            writer.close()
+        await coming(0)
+
+
+@pytest.mark.fault("A3")
+async def test_functions_are_bounded_together(workers: Workers) -> None:
+    async with open_admin_port({"function_bytes": 5000}) as admin:
+        first = asyncio.ensure_future(upload(admin, MANIFEST, bytes(3000)))
+        await workers.starting.wait()
+        other = MANIFEST | {"model_name": "other"}
+        for _ in range(2):  # while it is deployed, and when it is
+            answer = await upload(admin, other, bytes(2001))
+            assert (answer.status, answer.value["error"]) == (429, "too_many")
+            assert "5000 bytes together; undeploy some" in answer.value["cause"]
+            workers.up.set()
+            assert stages(await first)[-1] == "live"
+        assert stages(await upload(admin, other, bytes(2000)))[-1] == "live"
 
 
 async def test_replicas_that_start_count(workers: Workers) -> None:

@@ -115,6 +115,7 @@ def number(i: int) -> bytes:
     return b'{"input": %d, "cache": false}' % i
 
 
+@pytest.mark.fault("N11")
 @pytest.mark.parametrize("send", [*LANES.values(), chunked], ids=[*LANES, "chunked"])
 async def test_queued_work_of_a_client_that_is_gone_is_dropped(
     gated: Gated, send: Callable[[bytes], bytes]
@@ -140,6 +141,7 @@ def _connections(gated: Gated) -> int:
     return len(lane.connections) + lane.handed_over
 
 
+@pytest.mark.fault("N11")
 async def test_shared_work_goes_on_for_those_who_stay(gated: Gated) -> None:
     gated.close()
     same = predict("gated", b'{"input": "shared by two"}')
@@ -155,6 +157,7 @@ async def test_shared_work_goes_on_for_those_who_stay(gated: Gated) -> None:
         assert (await stays.answer()).value["output"] == "shared by two"
 
 
+@pytest.mark.fault("N11")
 @pytest.mark.parametrize("send", [*LANES.values(), chunked], ids=[*LANES, "chunked"])
 async def test_half_close_is_not_disconnect(
     gated: Gated, send: Callable[[bytes], bytes]
@@ -177,6 +180,44 @@ async def test_pipelined_predictions_with_a_half_close(gated: Gated) -> None:
         outputs = [(await wire.answer()).value["output"] for _ in range(200)]
         assert outputs == list(range(200))
         assert await wire.rest() == b""
+
+
+@pytest.mark.fault("N11")
+@pytest.mark.parametrize("send", LANES.values(), ids=LANES)
+@pytest.mark.parametrize("how", range(3), ids=["reset", "close", "half-close"])
+async def test_leaving_in_the_middle_of_an_answer(
+    gated: Gated, send: Callable[[bytes], bytes], how: int
+) -> None:
+    large = send(predict("echo", b'{"input": "%b"}' % (b"x" * 3_000_000)))
+    async with connected(gated.port, 5) as wires:
+        for wire in wires:
+            await wire.send(large + large)
+        for wire in wires:
+            assert (await wire.reader.read(1000)).startswith(b"HTTP/1.1 200")
+            await leave(wire, how)
+        await eventually(lambda: is_quiet(gated.server))
+
+
+@pytest.mark.fault("N11")
+@pytest.mark.parametrize("send", [*LANES.values(), chunked], ids=[*LANES, "chunked"])
+@pytest.mark.parametrize("part", ["head", "body"])
+@pytest.mark.parametrize("how", range(3), ids=["reset", "close", "half-close"])
+async def test_leaving_before_the_request_is_whole(
+    gated: Gated, send: Callable[[bytes], bytes], part: str, how: int
+) -> None:
+    """Nothing is asked of the model, and a half-close is no promise of more."""
+    before = gated.rows
+    data = send(predict("gated", number(1)))
+    end = data.index(b"\r\n\r\n") + 4
+    cut = end if part == "head" else end + 9
+    async with connected(gated.port, 5) as wires:
+        for wire in wires:
+            await wire.send(data[:cut])
+        await eventually(lambda: _connections(gated) == 5)
+        for wire in wires:
+            await leave(wire, how)
+        await eventually(lambda: is_quiet(gated.server))
+    assert gated.rows == before
 
 
 async def leave(wire: Wire, how: int) -> None:
@@ -221,6 +262,7 @@ async def one_client(port: int, rng: random.Random, i: int) -> int:
     return wrong
 
 
+@pytest.mark.fault("N11")
 async def test_two_thousand_clients_that_leave_at_random(gated: Gated) -> None:
     rng = random.Random(20_17)
     room = asyncio.Semaphore(100)
@@ -242,6 +284,7 @@ async def test_two_thousand_clients_that_leave_at_random(gated: Gated) -> None:
     gc.collect()
 
 
+@pytest.mark.fault("N11")
 async def test_health_is_answered_while_many_leave(gated: Gated) -> None:
     async with connected(gated.port, 100) as wires:
         for wire in wires:

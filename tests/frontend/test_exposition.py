@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from math import isnan
 from types import SimpleNamespace
@@ -239,8 +240,9 @@ def test_gate_and_lane_are_shown_where_they_are_given(
 ) -> None:
     gate = SimpleNamespace(unauthorized=9)
     lane = SimpleNamespace(connections={1, 2}, handed_over=3, bytes_in_flight=4096)
-    found = scrape(gate=gate, lane=lane)
-    assert found[key("clipper_http_unauthorized_requests_total")] == 9
+    found = scrape(gates={"query": gate, "admin": gate}, lane=lane)
+    for port in ("query", "admin"):
+        assert found[key("clipper_http_unauthorized_requests_total", port=port)] == 9
     assert found[key("clipper_http_connections")] == 5
     assert found[key("clipper_http_in_flight_bytes")] == 4096
     assert not any(name.startswith("clipper_http_") for name, _ in scrape())
@@ -331,6 +333,16 @@ def test_pieces_are_small_and_make_one_text(
     assert len(names) == len(set(names))
     heads = [line for line in whole.splitlines() if line.startswith(b"# TYPE")]
     assert len(heads) == len(names)
+
+
+async def test_tasks_of_the_loop_are_counted(scrape: Callable[..., Samples]) -> None:
+    before = scrape()[key("clipper_event_loop_tasks")]
+    async with asyncio.TaskGroup() as group:
+        release = asyncio.Event()
+        for _ in range(3):
+            group.create_task(release.wait())
+        assert scrape()[key("clipper_event_loop_tasks")] == before + 3 >= 4
+        release.set()
 
 
 async def test_what_goes_away_between_two_pieces_does_no_harm(crowd: Engine) -> None:

@@ -96,6 +96,9 @@ class FakeApi:
     def __init__(self) -> None:
         self.queries: list[FakeQuery] = []
 
+    def knows(self, name: str) -> bool:
+        return name != "unknown"
+
     def get(self, path: str) -> tuple[int, bytes] | None:
         return (200, b"live") if path == "/health/live" else None
 
@@ -347,8 +350,16 @@ def test_a_claim_of_much_takes_nothing(line: Line) -> None:
     assert line.lane.bytes_in_flight == 200
 
 
+def test_no_body_is_awaited_of_an_application_that_is_not_there() -> None:
+    line = Line()
+    line.feed(predict("unknown", b"x" * 1000)[:300])
+    ((status, _),) = line.answers()
+    assert status == 404 and line.lane.bytes_in_flight == 0
+    assert line.transport.ended and b"Connection: close\r\n" in line.transport.sent
+
+
 def test_too_many_bytes_in_flight() -> None:
-    line = Line({"bytes_in_flight": 300})
+    line = Line({"bytes_in_flight": 300, "body": 1000})
     data = predict("a", b"x" * 1000)
     line.feed(data[:200])
     line.feed(data[200:400])

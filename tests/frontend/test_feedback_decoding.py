@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
+from clipper.config import Limits
 from clipper.errors import ClipperError, InvalidInput, PayloadTooLarge
 from clipper.frontend import feedback_decoding
 from clipper.frontend.feedback_decoding import decode_feedback, no_parameters
@@ -17,11 +19,12 @@ from clipper.frontend.gate import JSON, MSGPACK
 from clipper.inputs import InputType, encode_json_value
 from clipper.pieces import LARGEST, Item
 
+LIMITS = Limits(rows_per_request=3, values_per_request=10**7)
 MEDIA = {JSON: msgspec.json.encode, MSGPACK: msgspec.msgpack.encode}
 
 
 def decode(body: Any, media: str = JSON, kind: InputType = InputType.DOUBLES) -> Any:
-    return decode_feedback(kind, media, MEDIA[media](body), 3)
+    return decode_feedback(kind, media, MEDIA[media](body), LIMITS)
 
 
 @pytest.mark.parametrize("media", MEDIA)
@@ -113,6 +116,17 @@ def test_what_is_larger_than_the_log_takes_is_not_looked_at(
     assert not looked_at
 
 
+@pytest.mark.fault("N3")
+@pytest.mark.parametrize("media", MEDIA)
+@pytest.mark.parametrize("name", ["input", "feedback"])
+def test_more_values_than_may_be_are_not_decoded(name: str, media: str) -> None:
+    body = MEDIA[media]({"label": 1, name: [[]] * 3_000_000})
+    began = time.process_time()
+    with pytest.raises(PayloadTooLarge):
+        decode_feedback(InputType.JSON, media, body, Limits())
+    assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize("media", MEDIA)
 def test_labels_of_one_request_are_bounded_together(
     media: str, monkeypatch: pytest.MonkeyPatch
@@ -142,7 +156,7 @@ def test_feedback_takes_no_parameters() -> None:
 def test_bytes_are_refused_or_taken(body: bytes) -> None:
     for media in MEDIA:
         try:
-            items, _ = decode_feedback(InputType.JSON, media, body, 3)
+            items, _ = decode_feedback(InputType.JSON, media, body, LIMITS)
         except ClipperError as error:
             assert error.status in (400, 413)
         else:

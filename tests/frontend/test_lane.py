@@ -69,12 +69,26 @@ async def test_a_draining_lane_has_no_room() -> None:
 
 async def test_bytes_in_flight_have_a_bound() -> None:
     lane = make_lane(bytes_in_flight=10)
-    assert lane.reserve(6)
-    assert not lane.reserve(5)
+    assert lane.reserve(6, "a")
+    assert not lane.reserve(5, "b")
     assert lane.bytes_in_flight == 6
-    assert lane.reserve(4)
-    lane.release(6)
-    assert lane.reserve(6)
+    assert lane.reserve(4, "b")
+    lane.release(6, "a")
+    assert lane.reserve(6, "a")
+    for name, size in (("a", 6), ("b", 4)):
+        lane.release(size, name)
+    assert lane.bytes_in_flight == 0 and not lane._in_flight_of
+
+
+@pytest.mark.fault("N3")
+async def test_one_application_leaves_the_others_a_part() -> None:
+    lane = make_lane(bytes_in_flight=100, body=10)
+    assert [lane.reserve(25, "a") for _ in range(4)] == [True, True, True, False]
+    assert lane.reserve(25, "b")
+    lane.release(25, "a")
+    assert lane.reserve(25, "a")
+    alone = make_lane(bytes_in_flight=100, body=100)
+    assert alone.reserve(100, "a")
 
 
 async def test_the_sweep_runs_only_while_there_are_connections() -> None:

@@ -17,6 +17,7 @@ from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, Logged
 
 from .admin_port import AdminPort, open_admin_port
+from .raw import PATIENCE, connect, eventually, request, serving
 
 APP = {
     "name": "digits",
@@ -224,3 +225,32 @@ async def test_a_log_that_fails_half_way_says_so_in_the_last_line(
     first, last = (await admin.get("feedback/digits")).lines
     assert first["kind"] == "feedback"
     assert last == {"error": "store_error", "cause": "the disk is gone"}
+
+
+@pytest.mark.fault("N2")
+async def test_a_client_that_takes_nothing_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The log is read no further than it is taken, and not for ever."""
+    pages, ended = 0, asyncio.Event()
+
+    async def endless(route: Any, application: Any, after: int) -> Any:
+        nonlocal pages
+        try:
+            while True:
+                pages += 1
+                yield [b'"%b"' % (b"x" * 1000)] * 1000
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(log_export.LogRoute, "_entries", endless)
+    async with serving({"write_seconds": 0.3}) as server:
+        token = f"Authorization: Bearer {server.token}"
+        async with await connect(server.admin_port) as wire:
+            wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await wire.send(request("GET", "/admin/feedback/json", None, token))
+            async with asyncio.timeout(PATIENCE):
+                await ended.wait()
+        assert pages < 30
+        ports: Any = server._ports
+        await eventually(lambda: not ports._admin_door.inside)

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from clipper import errors
-from clipper.config import make_settings
+from clipper.config import Limits, make_settings
 from clipper.engine import Engine
 from clipper.errors import ClipperError, InvalidInput
 from clipper.frontend.answers import batch_answer, prediction_answer
@@ -32,13 +32,18 @@ from clipper.frontend.docs import curl, render_page
 from clipper.frontend.feedback_decoding import decode_feedback
 from clipper.frontend.gate import JSON, MSGPACK, NPY
 from clipper.frontend.openapi import DOCS_PAGE, make_document, openapi_document
+from clipper.frontend.original import AddApplication
 from clipper.frontend.update import Update
 from clipper.inputs import InputType
 from clipper.query import BatchQuery, Query
 from clipper.records import ApplicationRecord
+from clipper.registration import check_application
 from clipper.store.memory import MemoryStore
 
+from .admin_port import open_admin_port
+
 DOCUMENT: dict[str, Any] = msgspec.json.decode(openapi_document())
+LIMITS = Limits(rows_per_request=100)
 PREDICT = DOCUMENT["paths"]["/{app}/predict"]["post"]
 ROUTES = [
     (path, method, item[method])
@@ -122,7 +127,7 @@ def test_examples_of_requests_decode_and_fit_the_schema(
 ) -> None:
     REQUEST.validate(example.body)
     encode = msgspec.json.encode if media == JSON else msgspec.msgpack.encode
-    Decoder(example.kind, 100).decode(media, encode(example.body))
+    Decoder(example.kind, LIMITS).decode(media, encode(example.body))
     shown = PREDICT["requestBody"]["content"][JSON]["examples"][example.name]
     assert shown["value"] == example.body
 
@@ -158,7 +163,7 @@ def test_every_input_type_has_an_example() -> None:
 )
 def test_the_schema_takes_what_the_decoder_takes(body: Any) -> None:
     try:
-        Decoder(InputType.DOUBLES, 100).decode(JSON, msgspec.json.encode(body))
+        Decoder(InputType.DOUBLES, LIMITS).decode(JSON, msgspec.json.encode(body))
     except InvalidInput:
         assert not REQUEST.is_valid(body)
     else:
@@ -176,7 +181,7 @@ def text_of(value: Any) -> str:
 
 
 def test_the_query_parameters_say_what_the_fields_say() -> None:
-    decoder = Decoder(InputType.DOUBLES, 100)
+    decoder = Decoder(InputType.DOUBLES, LIMITS)
     options = next(example for example in REQUESTS if example.name == "options")
     parameters = {}
     for parameter in PREDICT["parameters"]:
@@ -194,7 +199,7 @@ def test_the_sample_for_numpy_is_a_request() -> None:
     words = shlex.split(line)
     parts = urlsplit(words[1])
     assert words[words.index("-H") + 1] == f"Content-Type: {NPY}"
-    request = Decoder(InputType.DOUBLES, 100).decode(NPY, npy([[1.0, 2.0]]), parts.query)
+    request = Decoder(InputType.DOUBLES, LIMITS).decode(NPY, npy([[1.0, 2.0]]), parts.query)
     assert request.deadline_ms == float(dict(parse_qsl(parts.query))["deadline_ms"])
 
 
@@ -293,7 +298,7 @@ def known_fields() -> set[str]:
 def test_the_examples_of_feedback_are_taken(example: Example) -> None:
     validator({"$ref": "#/components/schemas/UpdateRequest"}).validate(example.body)
     body = msgspec.json.encode(example.body)
-    items, single = decode_feedback(example.kind, JSON, body, 100)
+    items, single = decode_feedback(example.kind, JSON, body, LIMITS)
     assert single is ("feedback" not in example.body)
     assert all(item.query_id or item.row for item in items)
 
@@ -368,6 +373,129 @@ async def test_errors_that_predictions_meet_are_among_their_responses(
             api.predict(name, media, body, "", Receiver())
         status = caught.value.status
         validator(schema_of("/{app}/predict", "post", status)).validate(caught.value.body())
+
+
+# -- the admin port's --------------------------------------------------------------------
+
+
+@pytest.fixture
+async def admin_document() -> AsyncIterator[tuple[dict[str, Any], set[tuple[str, str]]]]:
+    """The document as it is served, and the routes that there are."""
+    async with open_admin_port() as admin:
+        answer = await admin.get("openapi.json")
+        assert answer.status == 200
+        assert (await admin.session.get(f"{admin.url}/admin/openapi.json")).status == 401
+        yield answer.value, admin.routes
+
+
+Admin = tuple[dict[str, Any], set[tuple[str, str]]]
+
+
+def test_the_admin_document_is_valid_and_describes_every_route(
+    admin_document: Admin,
+) -> None:
+    document, routes = admin_document
+    OpenAPIV31SpecValidator(document).validate()
+    described = {
+        (method.upper(), path)
+        for path, item in document["paths"].items()
+        for method in item.keys() & {"get", "post"}
+    }
+    assert described == routes
+    assert document["security"] == [{"bearer": []}]
+
+
+def test_what_is_only_described_is_checked(admin_document: Admin) -> None:
+    document, _ = admin_document
+    schemas = document["components"]["schemas"]
+    good = {
+        "name": "app",
+        "input_type": "doubles",
+        "default_output": "-1",
+        "latency_slo_micros": 20_000,
+        "models": ["sum"],
+    }
+
+    def is_valid(body: dict[str, Any]) -> bool:
+        schema = {"$ref": "#/components/schemas/AddApplication", "components": {}}
+        schema["components"] = {"schemas": schemas}
+        return Draft202012Validator(schema).is_valid(body)
+
+    def is_taken(body: dict[str, Any]) -> bool:
+        try:
+            decoded = msgspec.convert(body, AddApplication)
+            check_application(
+                ApplicationRecord(
+                    decoded.name,
+                    0,
+                    decoded.input_type,
+                    decoded.latency_slo_micros,
+                    decoded.default_output,
+                    decoded.models or [],
+                    cache_ttl_seconds=decoded.cache_ttl_seconds,
+                    on_overload=decoded.on_overload,
+                )
+            )
+        except (msgspec.ValidationError, InvalidInput):
+            return False
+        return True
+
+    assert is_valid(good)
+    assert is_taken(good)
+    for change in (
+        {"name": ""},
+        {"name": "docs"},
+        {"input_type": "numbers"},
+        {"default_output": "x" * 70_000},
+        {"latency_slo_micros": 0},
+        {"latency_slo_micros": 10**12},
+        {"models": ["sum", "sum"]},
+        {"models": ["m m"]},
+        {"models": [f"m{i}" for i in range(65)]},
+        {"cache_ttl_seconds": 0},
+        {"on_overload": "drop"},
+    ):
+        assert not is_valid(good | change), change
+        assert not is_taken(good | change), change
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query_id": "a", "label": 1},
+        {"query_id": "a", "reward": 1},
+        {"query_id": "a", "label": 1, "reward": 1},
+        {"query_id": "a", "label": 1, "reward": None},
+        {"query_id": "a", "reward": None},
+        {"query_id": None, "label": 1},
+        {"input": [1.0], "label": 1},
+        {"input": [1.0], "label": 1, "query_id": None},
+        {"label": 1},
+        {},
+        {"feedback": []},
+        {"feedback": [{"query_id": "a", "label": 1}]},
+        {"feedback": [{"query_id": "a"}]},
+        {"feedback": [], "uid": None},
+        {"feedback": [], "uid": 1},
+        {"feedback": [], "label": 1},
+        {"feedback": [], "query_id": "a", "label": 1},
+        {"something": "else", "query_id": "a", "label": 1},
+    ],
+    ids=str,
+)
+def test_the_schema_of_feedback_takes_what_the_decoder_takes(body: Any) -> None:
+    schema = validator({"$ref": "#/components/schemas/UpdateRequest"})
+    try:
+        decode_feedback(InputType.DOUBLES, JSON, msgspec.json.encode(body), LIMITS)
+    except InvalidInput:
+        assert not schema.is_valid(body)
+    else:
+        schema.validate(body)
+
+
+async def test_parameters_with_a_body_that_has_fields_are_refused(api: QueryApi) -> None:
+    with pytest.raises(InvalidInput, match="query parameters"):
+        api.predict("safe", JSON, b'{"input": [1.0]}', "deadline_ms=1", Receiver())
 
 
 # -- the page ----------------------------------------------------------------------------

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import resource
 import socket
 
 import pytest
 from msgspec.structs import replace
 
 from clipper import Server
-from clipper.config import Limits
 from clipper.errors import ConfigError
-from clipper.frontend.ports import RESERVED_DESCRIPTORS, _fitted
 
 from .raw import (
     ask,
@@ -111,17 +108,3 @@ async def test_readers_that_take_nothing_are_bounded_by_the_system() -> None:
         with socket.socket(fileno=os.dup(number)) as accepted:
             option = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         assert option == 7500
-
-
-def test_no_more_connections_than_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: limits.append(pair))
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 4096))
-    assert _fitted(Limits()).connections == 4096 - RESERVED_DESCRIPTORS
-    assert limits == [(4096, 4096)]
-    assert _fitted(Limits(connections=100)).connections == 100
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 100))
-    assert _fitted(Limits()).connections == 16
-    infinite = resource.RLIM_INFINITY
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (infinite, infinite))
-    assert _fitted(Limits()).connections == Limits().connections

@@ -172,7 +172,7 @@ async def test_metrics_count_connections_and_refusals() -> None:
             answer = await ask(server.port, lane(predict("json", b'{"input": 1}')))
             assert answer.status == 401
         text = (await ask(server.port, request("GET", "/metrics"))).body.decode()
-    assert "clipper_http_unauthorized_requests_total 2.0" in text
+    assert 'clipper_http_unauthorized_requests_total{port="query"} 2.0' in text
     assert "clipper_http_connections 1.0" in text
 
 

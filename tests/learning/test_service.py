@@ -224,6 +224,30 @@ async def test_snapshots_are_due_by_number_and_by_time(
     assert (await learning.log.learned(NUMBER)).seq == 5
 
 
+async def test_a_start_folds_so_many_entries_of_all_applications_together(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    chosen = LearningSettings(snapshot_entries=10, snapshot_seconds=1e6)
+    learning = fake_learning(clock, fake_loop, chosen)
+    learners = []
+    for number in range(1, 6):
+        record = msgspec.structs.replace(record_of(), name=f"a{number}", number=number)
+        learners.append(learning.begin(record))
+    seq = 0
+    for learner, count in zip(learners, (1, 4, 2, 0, 5), strict=True):
+        for _ in range(count):
+            seq += 1
+            learning.log.append(
+                [Entry(learner.application, None, None, 0.0, b"{}")], [], lambda *_: None
+            )
+            learner.apply(seq, None, events.Feedback())
+    learning.tick()
+    await fake_loop.work()
+    assert [learner.unsaved for learner in learners] == [1, 4, 2, 0, 0]
+    learning.tick()
+    assert not fake_loop.spawned
+
+
 async def test_what_is_learned_during_a_snapshot_is_for_the_next(slowly: Slowly) -> None:
     await do(slowly, ("give", "ann", 0, 1.0), ("settle",))
     await do(slowly, ("save",), ("give", "ann", 0, 1.0), ("settle",))

@@ -122,3 +122,32 @@ def test_the_interval_is_wilsons() -> None:
     low, high = wilson(0, 10)
     assert low == pytest.approx(0, abs=1e-12) and 0.2 < high < 0.5
     assert wilson(5, 10)[0] + wilson(5, 10)[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(10, 100), (3, 10), (0, 20), (7, 7)])
+def test_an_interval_ends_where_the_score_test_would_just_reject(
+    successes: int, trials: int
+) -> None:
+    for end in wilson(successes, trials):
+        distance = abs(successes / trials - end)
+        deviation = (max(0.0, end * (1 - end)) / trials) ** 0.5
+        assert distance == pytest.approx(2.326 * deviation, abs=1e-9)
+
+
+def test_a_version_without_a_weight_gets_nothing() -> None:
+    assert canary().probabilities({}, [STABLE, "m:3#3"], None) == [1.0, 0.0]
+
+
+def test_a_verdict_tells_the_numbers_that_it_is_for() -> None:
+    stable = Score(1000, 0, 0.010, Total(1000.0, 100.0))
+    slow = canary().judge({STABLE: stable, NEW: Score(1000, 0, 0.050, NOTHING)})
+    assert slow is not None and "50 ms" in slow.reason and "10 ms" in slow.reason
+    wrong = canary().judge({STABLE: stable, NEW: Score(10, 0, None, Total(400.0, 300.0))})
+    assert wrong is not None
+    assert "0.750 over 400" in wrong.reason and "0.100" in wrong.reason
+
+
+def test_ten_queries_are_just_enough() -> None:
+    stable = Score(1000, 0, None, NOTHING)
+    assert canary().judge({STABLE: stable, NEW: Score(10, 10, None, NOTHING)}) is not None
+    assert canary().judge({STABLE: stable, NEW: Score(9, 9, None, NOTHING)}) is None

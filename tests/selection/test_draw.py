@@ -146,3 +146,39 @@ def test_users_are_placed_under_any_odds(weights: Sequence[float]) -> None:
 def test_a_logged_propensity_survives_being_logged(probability: float) -> None:
     assert as_logged(as_logged(probability)) == as_logged(probability)
     assert math.isclose(as_logged(probability), probability, rel_tol=1e-6)
+
+
+def test_users_keep_their_seats_from_one_release_to_the_next() -> None:
+    seats = Seats("salt", ["a", "b", "c"], [0.5, 0.3, 0.2])
+    assert [seats.draw(f"user{i}") for i in range(20)] == [
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        0,
+    ]
+
+
+def test_a_number_at_the_end_of_one_is_the_next() -> None:
+    assert [draw_once([0.25, 0.25, 0.5], u) for u in (0.0, 0.25, 0.5)] == [0, 1, 2]
+    assert [Odds([1, 1, 2]).draw(u) for u in (0.0, 0.25, 0.5)] == [0, 1, 2]
+
+
+def test_seats_have_one_probability_for_each_name() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        Seats("salt", ["a", "b"], [1.0])

@@ -81,3 +81,29 @@ def test_feedback_without_a_decision_counts_all_arms() -> None:
 def test_wrong_options_are_refused(options: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         EpsilonGreedyOptions(**options)
+
+
+def test_the_arm_of_the_least_mean_is_the_best_however_often_it_was_seen() -> None:
+    policy = EpsilonGreedy(EpsilonGreedyOptions(epsilon=0.0))
+    state = {"totals": {ARMS[0]: [10.0, 1.0], ARMS[1]: [1.0, 0.5]}}
+    assert list(policy.probabilities(state, ARMS[:2], None)) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("gap", "scale"), [(1e-6, 1e6), (1.0, 0.001)])
+def test_the_ends_of_its_options_are_taken(gap: float, scale: float) -> None:
+    options = EpsilonGreedyOptions(gap=gap, scale=scale)
+    assert (options.gap, options.scale) == (gap, scale)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"gap": 9e-7}, r"^gap must lie between 0\.000001 and 1$"),
+        ({"gap": 1.001}, "^gap must"),
+        ({"scale": 0.0}, r"^scale must be above 0 and at most 1000000$"),
+        ({"scale": 1e6 + 0.5}, "^scale must"),
+    ],
+)
+def test_what_lies_beyond_them_is_refused(options: dict[str, float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        EpsilonGreedyOptions(**options)

@@ -77,3 +77,21 @@ def test_an_arm_in_use_is_found_again_after_its_return() -> None:
 def test_wrong_options_are_refused(options: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         UCB1Options(**options)
+
+
+def test_the_padding_is_that_of_the_paper() -> None:
+    assert UCB1().padding(10.0) == pytest.approx(sqrt(2 * log(10.0)))
+    assert UCB1(UCB1Options(exploration=0.5)).padding(10.0) == pytest.approx(
+        0.5 * sqrt(2 * log(10.0))
+    )
+
+
+@pytest.mark.parametrize("exploration", [0.0, 1e6])
+def test_exploration_reaches_from_nothing_to_a_million(exploration: float) -> None:
+    assert UCB1Options(exploration=exploration).exploration == exploration
+
+
+@pytest.mark.parametrize("exploration", [-0.001, 1e6 + 0.5, float("nan")])
+def test_other_exploration_is_refused(exploration: float) -> None:
+    with pytest.raises(ValueError, match=r"^exploration must lie between 0 and 1000000$"):
+        UCB1Options(exploration=exploration)

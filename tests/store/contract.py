@@ -69,6 +69,9 @@ FULL_MODEL = model(
     source="def f(xs):\n    return [str(x) for x in xs]\n",
     environment={"A": "b=c"},
     memory_limit=2**40,
+    spares=1,
+    recycle_after=1000,
+    recycle_memory=2**30,
     created=1.7e9,
 )
 

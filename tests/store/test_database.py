@@ -320,6 +320,7 @@ class TestOpening:
             with pytest.raises(StoreError, match=f"cannot open {path}"):
                 Database(path)
 
+    @pytest.mark.fault("D3")
     def test_of_a_newer_version(self, path: Path) -> None:
         edit(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
         with pytest.raises(StoreError, match=r"newer version of Clipper .*upgrade"):
@@ -362,6 +363,7 @@ class TestOpening:
             database.read()
 
 
+@pytest.mark.fault("D3")
 class TestDamage:
     """Whatever happens to the file: the state as it was, or a sentence. Never another
     error, never another state."""
@@ -379,7 +381,11 @@ class TestDamage:
     @settings(
         max_examples=150,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        # one run of mutants calls it of several instances
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.differing_executors,
+        ],
     )
     @given(data=st.data())
     def test_flipped_bits(self, path: Path, data: st.DataObject) -> None:

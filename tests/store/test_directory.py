@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ class TestOwning:
         directory.acquire()
         directory.release()
 
+    @pytest.mark.fault("D4")
     @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
     def test_refuses_a_directory_that_cannot_be_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -232,3 +234,30 @@ class TestSecrets:
     def test_a_directory_in_its_place_is_refused(self, directory: DataDirectory) -> None:
         with pytest.raises(StoreError, match="cannot use the secret blobs"):
             directory.secret("blobs")
+
+
+def test_a_patient_one_waits_until_the_directory_is_free(tmp_path: Path) -> None:
+    first, second = DataDirectory(tmp_path), DataDirectory(tmp_path, patience=30.0)
+    first.acquire()
+    looked = threading.Event()
+    outcome: list[object] = []
+
+    def acquire() -> None:
+        looked.set()
+        try:
+            second.acquire()
+        except StoreError as error:
+            outcome.append(error)
+        else:
+            outcome.append("acquired")
+
+    thread = threading.Thread(target=acquire)
+    thread.start()
+    looked.wait(10)
+    assert not outcome
+    first.release()
+    thread.join(20)
+    assert outcome == ["acquired"]
+    with pytest.raises(StoreError, match="in use by another server"):
+        DataDirectory(tmp_path, patience=0.02).acquire()
+    second.release()

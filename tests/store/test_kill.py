@@ -95,10 +95,12 @@ async def kill_appender(directory: Path, seed: int, rounds: int) -> None:
     assert told
 
 
+@pytest.mark.fault("S1")
 async def test_loses_no_acknowledged_entry(tmp_path: Path) -> None:
     await kill_appender(tmp_path, seed=1, rounds=10)
 
 
+@pytest.mark.fault("S1")
 async def test_loses_no_answered_commit(tmp_path: Path) -> None:
     await kill_many(tmp_path, seed=1, rounds=10)
 

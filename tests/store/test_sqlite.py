@@ -159,6 +159,7 @@ class TestSQLiteStore(StoreContract):
         assert set(os.listdir(tmp_path / "data")) == HELD - {"clipper.db-wal"}
 
 
+@pytest.mark.fault("D4")
 class TestOneProcess:
     async def test_a_second_process_is_refused(self, tmp_path: Path) -> None:
         with other_server(tmp_path) as process:
@@ -193,6 +194,7 @@ class TestOneProcess:
         assert "a" in (await state_of(tmp_path)).applications
 
 
+@pytest.mark.fault("D3")
 class TestNeverSilentlyEmpty:
     @pytest.mark.parametrize(
         "files", [["clipper.db"], ["clipper.db", "blobs", "clipper.lock"]]
@@ -258,6 +260,7 @@ class TestNeverSilentlyEmpty:
 
 
 class TestFailingDisk:
+    @pytest.mark.fault("D4")
     async def test_a_directory_that_is_gone_takes_no_commit(
         self, store: SQLiteStore, tmp_path: Path
     ) -> None:
@@ -269,6 +272,7 @@ class TestFailingDisk:
         with pytest.raises(StoreError, match="cannot write a blob"):
             await store.put_blob(b"function")
 
+    @pytest.mark.fault("D2")
     async def test_a_write_error_stops_all_later_ones(self, tmp_path: Path) -> None:
         # A limit on the size of files is an error of write() that no room can heal.
         command = program("""
@@ -293,6 +297,7 @@ class TestFailingDisk:
         assert lines[6:] == ["a", "ok", ""], done.stderr
         assert sorted((await state_of(tmp_path)).applications) == ["a", "b"]
 
+    @pytest.mark.fault("D1")
     async def test_a_full_disk_heals(self, tmp_path: Path) -> None:
         small = tmp_path / "small"
         small.mkdir()
@@ -524,3 +529,18 @@ class Twins(RuleBasedStateMachine):
 
 TestTwins = Twins.TestCase
 TestTwins.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
+
+
+async def test_a_blob_can_be_read_while_another_has_the_directory(tmp_path: Path) -> None:
+    first, second = SQLiteStore(tmp_path), SQLiteStore(tmp_path)
+    await first.open()
+    digest = await first.put_blob(b"weights")
+    assert await second.get_blob(digest) == b"weights"
+    (tmp_path / "blobs" / digest).write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="damaged"):
+        await second.get_blob(digest)
+    with pytest.raises(StoreError, match="in use"):
+        await second.open()
+    with pytest.raises(StoreError, match="closed"):
+        await second.get_blob(digest)
+    await first.close()

@@ -26,6 +26,14 @@ from clipper.workers.environment import looks_secret, worker_environment
         "SENTRY_DSN",
         "SSH_AUTH_SOCK",
         "DATABASE_URL",
+        "PGPASSWORD",
+        "MYSQL_PWD",
+        "GITHUB_PAT",
+        "S3_ACCESSKEY",
+        "ENCRYPTIONKEY",
+        "PRIVATE_KEYS",
+        "SESSION_COOKIE",
+        "STORAGE_CONNECTION_STRING",
     ],
 )
 def test_secrets_stay_behind(name: str) -> None:
@@ -47,10 +55,34 @@ def test_secrets_stay_behind(name: str) -> None:
         "HF_HOME",
         "TOKENIZERS_PARALLELISM",
         "KEYBOARD",
+        "OLDPWD",
+        "XDG_SESSION_ID",
+        "PATHEXT",
     ],
 )
 def test_the_rest_comes_along(name: str) -> None:
     assert worker_environment({}, {name: "x"})[name] == "x"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://clipper:hunter2@db.example/x",
+        "http://me:hunter2@proxy.example:3128",
+        "amqp://:hunter2@queue.example",
+        "before -----BEGIN RSA PRIVATE KEY-----\nabc",
+    ],
+)
+def test_a_value_can_be_the_secret(value: str) -> None:
+    assert "PLAIN" not in worker_environment({}, {"PLAIN": value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["http://proxy.example:3128", "a:b@c", "https://x.example/a:b@c", "@"],
+)
+def test_other_values_come_along(value: str) -> None:
+    assert worker_environment({}, {"PLAIN": value})["PLAIN"] == value
 
 
 def test_numeric_libraries_get_one_thread_unless_told() -> None:

@@ -43,6 +43,15 @@ def test_recent_batches_speak_for_themselves() -> None:
     assert rule.limit(10) == pytest.approx(3.0)
 
 
+def test_of_two_hundred_batches_the_two_slowest_do_not_count() -> None:
+    rule = HangRule()
+    for seconds in (*[0.2] * 197, 0.5, 1.0, 1.1):
+        rule.record(1, seconds)
+    assert rule.limit(1) == pytest.approx(10.0)
+    rule.record(1, 0.2)
+    assert rule.limit(1) == pytest.approx(10.0)
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 1e6)), max_size=300),
     st.none() | st.floats(0, 1e6),
@@ -57,3 +66,10 @@ def test_always_between_floor_and_ceiling(
     for size, seconds in batches:
         rule.record(size, seconds)
     assert 1.0 <= rule.limit(rows) <= rule.limit(rows * 2) <= 30.0
+
+
+def test_an_example_of_many_rows_stands_for_as_many() -> None:
+    rule = HangRule()
+    rule.record_example(0.5, rows=10)
+    assert rule.limit(1) == rule.limit(10) == 5.0
+    assert rule.limit(20) == 10.0

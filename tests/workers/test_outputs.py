@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from clipper.values import RowError
 from clipper.workers.outputs import (
+    _MAX_DEPTH,
     NOT_FINITE,
     NOT_JSON,
     NOT_UNICODE,
@@ -164,6 +165,19 @@ cyclic.append(cyclic)
 def test_what_cannot_be_json_is_an_error_of_its_row_alone(value: Any, cause: str) -> None:
     for result in ([1, value, "x"], (item for item in (1, value, "x"))):
         assert convert(result, 3) == [b"1", RowError("invalid_output", cause), b'"x"']
+
+
+@pytest.mark.parametrize("form", ["[%s]", '{"a":%s}'])
+def test_outputs_may_be_deep_but_not_too_deep(form: str) -> None:
+    """Who reads an output calls itself for each level, and may have little room left."""
+    deep, deeper = "1", "1"
+    for _ in range(_MAX_DEPTH):
+        deep, deeper = form % deep, form % deeper
+    deeper = form % deeper
+    values = [msgspec.json.decode(text) for text in (deep, deeper)]
+    assert convert(values, 2) == [deep.encode(), RowError("invalid_output", TOO_DEEP)]
+    texts = convert([deep, deeper, "[" * 300], 3)
+    assert texts == [deep, *(msgspec.json.encode(x) for x in (deeper, "[" * 300))]
 
 
 def test_rows_of_an_array_fail_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from typing import Any
 
@@ -17,7 +18,7 @@ from clipper.workers import wire
 from clipper.workers.packaging import pack
 from clipper.workers.process import WorkerProcess
 from clipper.workers.replica import MAX_IN_FLIGHT, Replica
-from clipper.workers.spec import ReplicaFailed, ReplicaState, WorkerSpec
+from clipper.workers.spec import Patience, ReplicaFailed, ReplicaState, WorkerSpec
 
 from .conftest import StartWorker, eventually, is_running, make_batch
 
@@ -119,6 +120,7 @@ async def test_large_batches_and_outputs(start_worker: StartWorker) -> None:
     assert many == [b'"YWJj"'] * 20_000
 
 
+@pytest.mark.fault("W9")
 async def test_a_model_may_print_close_and_flood_its_streams(
     start_worker: StartWorker,
 ) -> None:
@@ -394,6 +396,7 @@ async def test_worker_environment(
     assert results == [b"null", b"null", b'"hello"', b'"mine"', "2", "1"]
 
 
+@pytest.mark.fault("W4")
 @pytest.mark.skipif(sys.platform != "linux", reason="address space limits")
 async def test_memory_limit_is_a_memory_error(start_worker: StartWorker) -> None:
     def grow(xs: Any) -> Any:
@@ -404,3 +407,66 @@ async def test_memory_limit_is_a_memory_error(start_worker: StartWorker) -> None
     assert isinstance(failure, BatchFailure)
     assert "MemoryError" in failure.detail
     assert await worker.call([10.0]) == [b"10"]
+
+
+async def test_without_an_example_the_first_batch_is_one(start_worker: StartWorker) -> None:
+    """Also for the workers that come later."""
+
+    def naps(xs: Any) -> Any:
+        import time
+
+        time.sleep(0.02)
+        return xs
+
+    patience = Patience(hang_floor=0.01, hang_ceiling=500.0)
+    first = await start_worker(naps, InputType.STRINGS, patience=patience)
+    assert first.replica._hang.limit(2) == 500.0
+    await first.call("a", "b")
+    told = first.replica.statistics().first
+    assert told is not None and told[0] == 2 and told[1] >= 0.02
+    assert first.replica._hang.limit(2) == pytest.approx(10 * told[1])
+    later = Patience(hang_floor=0.01, hang_ceiling=500.0, first=told)
+    second = await start_worker(naps, InputType.STRINGS, patience=later)
+    assert second.replica._hang.limit(2) == pytest.approx(10 * told[1])
+    third = await start_worker(naps, InputType.STRINGS, patience=later, example="x")
+    assert third.replica.statistics().first is None
+    assert third.replica._hang.limit(1) != second.replica._hang.limit(1)
+
+
+async def test_it_tells_whether_it_was_killed_by_others(start_worker: StartWorker) -> None:
+    def ends(xs: Any) -> Any:
+        import os
+
+        os._exit(1)
+
+    for number in (signal.SIGKILL, signal.SIGTERM, None):
+        worker = await start_worker(ends, InputType.STRINGS)
+        if number is None:
+            await worker.call("x")
+        else:
+            os.kill(worker.replica.pid or 0, number)
+        await worker.replica.wait_gone()
+        await eventually(lambda w=worker: w.replica.state is ReplicaState.FAILED)
+        await worker.replica.wait_gone()
+        assert worker.replica.statistics().killed == (number is not None)
+
+
+async def test_memory_counts_children(start_worker: StartWorker) -> None:
+    def spawns(xs: Any) -> Any:
+        import subprocess
+        import sys
+
+        code = "x = bytearray(b'x') * (64 << 20); print(1, flush=True); input()"
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        return xs
+
+    worker = await start_worker(spawns, InputType.STRINGS)
+    before = worker.replica.memory()
+    assert before is not None and before > 10 << 20
+    await worker.call("x")
+    after = worker.replica.memory()
+    assert after is not None and after - before > 64 << 20

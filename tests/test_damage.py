@@ -1,0 +1,123 @@
+"""A server on a damaged directory ends with a sentence that says what to do, and exit code
+3; it leaves the files as they were."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from served import ServeProcess
+
+from clipper.records import ApplicationRecord
+from clipper.store.base import Entry, PutApplication
+from clipper.store.migrations import SCHEMA_VERSION
+from clipper.store.sqlite import SQLiteStore
+
+pytestmark = pytest.mark.fault("D3")
+
+PAGE = 4096
+
+
+async def fill(directory: Path) -> None:
+    """One application with a log of some hundred pages, after a clean end."""
+    store = SQLiteStore(directory)
+    await store.open()
+    await store.commit(PutApplication(ApplicationRecord("app", 1, "doubles", 1_000_000)))
+    entries = [
+        Entry(1, None, None, 1.7e9, b'{"kind":"feedback","label":"%0999d"}' % n)
+        for n in range(400)
+    ]
+    store.append(entries, [], lambda appended, error: None)
+    await store.close()
+
+
+def zero_first_page(database: Path) -> None:
+    database.write_bytes(bytes(PAGE) + database.read_bytes()[PAGE:])
+
+
+def cut(database: Path) -> None:
+    database.write_bytes(database.read_bytes()[: 20 * PAGE])
+
+
+def remove(database: Path) -> None:
+    database.unlink()
+
+
+def remove_log_of_a_kill(database: Path) -> None:
+    database.with_name("clipper.lock").write_text("1 running")
+
+
+def make_newer(database: Path) -> None:
+    _edit(database, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+
+
+def make_other(database: Path) -> None:
+    _edit(database, "DROP TABLE counter")
+
+
+def flip_record(database: Path) -> None:
+    _flip(database, b'"loss":"zero_one"')
+
+
+def flip_log(database: Path) -> None:
+    """The page of an entry says that it is of another kind."""
+    content = bytearray(database.read_bytes())
+    start = content.index(b'"%0999d"' % 200) // PAGE * PAGE
+    content[start] ^= 0x60
+    database.write_bytes(content)
+
+
+def _flip(database: Path, text: bytes) -> None:
+    content = bytearray(database.read_bytes())
+    content[content.index(text) + 9] ^= 1
+    database.write_bytes(content)
+
+
+def _edit(database: Path, statement: str) -> None:
+    connection = sqlite3.connect(database)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (zero_first_page, "is damaged"),
+        (cut, "is damaged"),
+        (remove, "is missing though a server has used this directory"),
+        (remove_log_of_a_kill, "clipper.db-wal is missing"),
+        (make_newer, "was written by a newer version of Clipper"),
+        (make_other, "its tables are not those of this version"),
+        (flip_record, "does not match its sum"),
+        (flip_log, "is damaged"),
+    ],
+)
+async def test_a_damaged_directory_is_refused(
+    tmp_path: Path, damage: Callable[[Path], None], sentence: str
+) -> None:
+    server = ServeProcess(tmp_path, uuid.uuid4().hex)
+    await fill(server.data)
+    damage(server.data / "clipper.db")
+    before = _contents(server.data)
+    server.start()
+    try:
+        assert server.process.wait(60) == 3, server.log.read_text()
+    finally:
+        server.kill()
+    said = server.log.read_text()
+    last = said.strip().splitlines()[-1]
+    assert sentence in last and str(server.data) in last, said
+    assert any(word in last for word in ("restore", "upgrade")), said
+    assert _contents(server.data) == before
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes()
+        for path in directory.iterdir()
+        if path.name in {"clipper.db", "clipper.db-wal"} and path.stat().st_size
+    }

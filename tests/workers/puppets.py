@@ -1,0 +1,127 @@
+"""Replicas without processes, whose life a test has in its hands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from clipper.clock import Clock
+from clipper.values import Batch, BatchFailure, FailureKind, Output
+from clipper.workers.spec import (
+    Patience,
+    ReplicaFailed,
+    ReplicaState,
+    ReplicaStatistics,
+    WorkerSpec,
+)
+from clipper.workers.supervised import LoadBlob, Report, Supervised
+
+
+class Puppet:
+    """Ready as soon as it is started, unless its troupe says otherwise."""
+
+    def __init__(self, troupe: Troupe, on_end: Callable[[Supervised], None]) -> None:
+        self.state = ReplicaState.STARTING
+        self.reason = ""
+        self.pid = len(troupe.all)
+        self.batches: list[Batch] = []
+        self.served = 0
+        self.bytes = troupe.bytes
+        self.killed = False
+        self.patient = False  # whether it finishes its batches before it stops
+        self._troupe = troupe
+        self._on_end = on_end
+
+    @property
+    def room(self) -> bool:
+        return self.state is ReplicaState.READY and len(self.batches) < 2
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.batches)
+
+    def submit(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    async def start(self, load_blob: LoadBlob, report: Report) -> None:
+        await load_blob()
+        try:
+            if self._troupe.gate is not None:
+                await self._troupe.gate.wait()
+        except BaseException:
+            self.kill()
+            raise
+        if self._troupe.refuses:
+            self.kill()
+            raise ReplicaFailed(self._troupe.refuses)
+        self.state = ReplicaState.READY
+
+    async def stop(self, drain_seconds: float) -> None:
+        if self.patient and self.batches:
+            self.state = ReplicaState.DRAINING
+            while self.batches:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        self.kill()
+
+    def answer(self, outputs: list[Output]) -> None:
+        """Answer the oldest batch."""
+        batch = self.batches.pop(0)
+        batch.done(batch, outputs)
+
+    def kill(self) -> None:
+        if self.state not in (ReplicaState.STOPPED, ReplicaState.FAILED):
+            self._end(ReplicaState.STOPPED, FailureKind.RETURNED)
+
+    def die(self, kind: FailureKind = FailureKind.CRASHED) -> None:
+        self.reason = kind.value
+        self._end(ReplicaState.FAILED, kind)
+
+    def _end(self, state: ReplicaState, kind: FailureKind) -> None:
+        self.state = state
+        batches, self.batches = self.batches, []
+        self._on_end(self)
+        for batch in batches:
+            batch.done(batch, BatchFailure(kind, kind.value))
+            kind = FailureKind.RETURNED
+
+    async def wait_gone(self) -> None: ...
+
+    def output(self) -> str:
+        return f"output of {self.pid}"
+
+    def statistics(self) -> ReplicaStatistics:
+        return ReplicaStatistics(
+            self.state,
+            self.pid,
+            self.served,
+            self.served,
+            self.in_flight,
+            0.0,
+            self.reason,
+            killed=self.killed,
+        )
+
+    def memory(self) -> int | None:
+        return self.bytes
+
+
+class Troupe:
+    """Makes the puppets of a replica set, and keeps them."""
+
+    def __init__(self) -> None:
+        self.all: list[Puppet] = []
+        self.refuses = ""  # why no puppet starts, if so
+        self.gate: asyncio.Event | None = None  # what those that start wait for
+        self.bytes: int | None = None  # of those to come
+
+    def __call__(
+        self,
+        spec: WorkerSpec,
+        clock: Clock,
+        *,
+        on_end: Callable[[Supervised], None],
+        patience: Patience | None,
+    ) -> Puppet:
+        puppet = Puppet(self, on_end)
+        self.all.append(puppet)
+        return puppet

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "caching": "hit ratios of the cache policies, SIEVE and LRU, and what they cost",
     "overload": "open load past what can be answered: goodput, recovery, the cap",
     "feedback": "durable feedback, what policies cost a query, ensembles that straggle",
+    "faults": "what each fault costs: deaths, bad rows, deploys, restarts, a long soak",
     "learning": "what selection policies are worth: failures, libraries, users, confidence",
 }
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from benchmarks.arrivals import BROKEN, UNSENT, Arrivals, classify, draw_arrivals
+from benchmarks.arrivals import BROKEN, MODEL, UNSENT, Arrivals, classify, draw_arrivals
 from benchmarks.load import JSON, LoadError, make_request, parse_answer
 
 PATIENCE = 1.0  # seconds that an arrival waits for a connection, and the end for answers
@@ -43,18 +43,23 @@ class Generator:
 
     Mutable: the arrivals, `_next` (the first that is not due yet), idle connections (the
     one used last first, which keeps few of them warm), arrivals that wait for one, the
-    number that is settled, the tasks that keep the connections, and whether it is over.
+    number that is settled, how often each may be asked again, the tasks that keep the
+    connections, and whether it is over.
     """
 
-    def __init__(self, requests: Sequence[bytes], arrivals: Arrivals) -> None:
+    def __init__(
+        self, requests: Sequence[bytes], arrivals: Arrivals, retries: int = 0
+    ) -> None:
         self.requests = requests
         self.arrivals = arrivals
+        self._left = bytearray([retries]) * len(arrivals)
         self._next = 0
         self._idle: list[Connection] = []
         self._waiting: deque[int] = deque()
         self._settled = 0
         self._keepers: list[asyncio.Task[None]] = []
         self._over = False
+        self.refused = 0  # connections that could not be opened again
         self.most_waiting = 0
         self.cpu = 0.0
 
@@ -120,6 +125,16 @@ class Generator:
         while self._waiting and self.arrivals.due[self._waiting[0]] < before:
             self.settle(self._waiting.popleft(), UNSENT)
 
+    def answered(self, index: int, status: int, answer: bytes) -> None:
+        kind = classify(status, answer)
+        if kind != MODEL and self._left[index] and not self._over:
+            # once more, at once and on this connection, which is free the next moment
+            self._left[index] -= 1
+            self._waiting.appendleft(index)
+            return
+        self.arrivals.answered[index] = time.monotonic()
+        self.settle(index, kind)
+
     def settle(self, index: int, kind: str | int | bytes) -> None:
         self._settled += 1
         self.arrivals.settle(index, kind)
@@ -150,6 +165,7 @@ class Generator:
             except OSError:
                 if not opened.done():
                     raise
+                self.refused += 1
             else:
                 if not opened.done():
                     opened.set_result(None)
@@ -200,8 +216,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         generator = self._generator
-        generator.arrivals.answered[arrival] = time.monotonic()
-        generator.settle(arrival, classify(status, data))
+        generator.answered(arrival, status, data)
         generator.free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -256,7 +271,7 @@ def main(arguments: Sequence[str]) -> None:
         for name in chosen.bodies.read_text().splitlines()
     ]
     arrivals = Arrivals(draw_arrivals(chosen.load, chosen.seed))
-    generator = Generator(requests, arrivals)
+    generator = Generator(requests, arrivals, chosen.retries)
     seconds = sum(seconds for _, seconds in chosen.load)
     run = generator.run(url.hostname, url.port, chosen.connections, seconds, _announce)
     try:
@@ -287,6 +302,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--connections", type=int, default=512)
     add("--slo-ms", type=float, default=20.0)
     add("--seed", type=int, default=1)
+    add("--retries", type=int, default=0, help="of what the model did not answer")
     return options.parse_args(arguments)
 
 

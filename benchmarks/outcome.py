@@ -179,28 +179,14 @@ def _count(kinds: Sequence[str], codes: Any) -> dict[str, int]:
     return {kind: n for kind, n in zip(kinds, counts, strict=True) if n}
 
 
-class OpenLoad:
-    """A load that is being made by a process of its own; leaving the context ends it.
+class LoadProcess:
+    """A load that a process of its own makes for `seconds`; leaving the context ends it.
 
     `begun` is the moment of its first second, on the clock of time.monotonic().
     """
 
-    def __init__(
-        self,
-        target: Target,
-        loads: Pairs,
-        *,
-        slo: float,
-        seed: int = 1,
-        connections: int = 512,
-    ) -> None:
-        self._seconds = sum(seconds for _, seconds in loads)
-        command = [sys.executable, "-m", "benchmarks.openloop", target.url]
-        for rate, seconds in loads:
-            command += ["--load", f"{rate:.3f}:{seconds:g}"]
-        command += ["--bodies", str(target.listing), "--content-type", target.content_type]
-        command += ["--slo-ms", f"{slo * 1e3:g}", "--seed", str(seed)]
-        command += ["--connections", str(connections)]
+    def __init__(self, command: Sequence[str], seconds: float) -> None:
+        self._seconds = seconds
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -218,16 +204,16 @@ class OpenLoad:
         """Sleep until that many seconds of the load have passed."""
         time.sleep(max(0.0, self.begun + seconds - time.monotonic()))
 
-    def outcome(self) -> Outcome:
-        """Wait for its end, and what it saw."""
-        left = self.begun + self._seconds - time.monotonic()
+    def text(self) -> str:
+        """Wait for its end, and what it wrote of what it saw."""
+        left = max(0.0, self.begun + self._seconds - time.monotonic())
         try:
             text, _ = self._process.communicate(timeout=left + 60)
         except subprocess.TimeoutExpired:
             raise LoadError("the generator did not come to an end") from None
         if self._process.returncode != 0:
             raise self._failure()
-        return Outcome.load(text)
+        return text
 
     def _failure(self) -> LoadError:
         self._process.kill()
@@ -246,6 +232,32 @@ class OpenLoad:
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()
+
+
+class OpenLoad(LoadProcess):
+    """The open-loop load of benchmarks.openloop."""
+
+    def __init__(
+        self,
+        target: Target,
+        loads: Pairs,
+        *,
+        slo: float,
+        seed: int = 1,
+        connections: int = 512,
+        retries: int = 0,
+    ) -> None:
+        command = [sys.executable, "-m", "benchmarks.openloop", target.url]
+        for rate, seconds in loads:
+            command += ["--load", f"{rate:.3f}:{seconds:g}"]
+        command += ["--bodies", str(target.listing), "--content-type", target.content_type]
+        command += ["--slo-ms", f"{slo * 1e3:g}", "--seed", str(seed)]
+        command += ["--connections", str(connections), "--retries", str(retries)]
+        super().__init__(command, sum(seconds for _, seconds in loads))
+
+    def outcome(self) -> Outcome:
+        """Wait for its end, and what it saw."""
+        return Outcome.load(self.text())
 
 
 def dump(outcome: Outcome) -> str:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.findings import Settling, peak, recovery, settling, truly_told, warming
+from benchmarks.findings import (
+    Settling,
+    peak,
+    recovery,
+    settling,
+    steady,
+    truly_told,
+    warming,
+)
 from benchmarks.goals import Goal
 from benchmarks.results import Series
 from benchmarks.trials import SLO, Trials
@@ -24,6 +32,11 @@ def goals(bench: Trials) -> list[Goal]:
     never = float("inf")
     back = [recovery(trial) for trial in bench.of("recovery", "aimd")]
     found.append(goal("recovery, s", "<=", 1.0, _finite(back, never)))
+    storm = bench.of("retries", "aimd")
+    back = [recovery(trial) for trial in storm]
+    found.append(goal("recovery from retries, s", "<=", 1.0, _finite(back, never)))
+    normal = [steady(trial.outcome) for trial in storm]
+    found.append(goal("good after retries, of what is offered", ">=", 0.99, normal))
     warm = [warming(trial) for trial in bench.of("cold", "aimd")]
     found.append(goal("cold start to 90 %, s", "<=", 0.4, _finite(warm, never)))
     steps = [t.caps[1][1] / max(1.0, t.caps[0][1]) for t in bench.of("step", "aimd")]

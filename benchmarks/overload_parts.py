@@ -24,6 +24,7 @@ from benchmarks.trials import (
 SWEEP = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the bound
 OVERLOAD = (0.5, 0.9, 1.0, 2.0, 4.0, 8.0)  # of the capacity, as all that follow
 RECOVERY = (4.0, 0.8)
+STORM, RETRIES = (1.2, 0.8), 3
 COLD = 0.8
 STEP = (0.9, 0.05, 0.9)
 SLOWDOWN = 2.0  # batches are full, so that the cap is what limits them
@@ -66,6 +67,15 @@ def run_recovery(bench: Trials, lanes: list[Lane]) -> None:
             attempt(bench, lanes, lane, "recovery", RECOVERY[0], loads, round_)
 
 
+def run_retries(bench: Trials, lanes: list[Lane]) -> None:
+    """Clients that ask again at once keep up an overload that they did not begin."""
+    seconds = bench.seconds if bench.short else max(3.0, bench.seconds)
+    loads = [(load * bench.capacity, seconds) for load in STORM]
+    for round_ in range(bench.runs):
+        for lane in lanes:
+            attempt(bench, lanes, lane, "retries", STORM[0], loads, round_, RETRIES)
+
+
 def attempt(
     bench: Trials,
     lanes: list[Lane],
@@ -74,10 +84,11 @@ def attempt(
     load: float,
     loads: list[tuple[float, float]],
     round_: int,
+    retries: int = 0,
 ) -> None:
     """A load on one of several servers; one that fails is left out of the rest."""
     try:
-        measure(bench, part, lane, load, loads, round_)
+        measure(bench, part, lane, load, loads, round_, retries=retries)
     except LoadError as error:
         bench.fail(f"{part}: {lane.name}: {error}")
         lanes.remove(lane)
@@ -229,6 +240,7 @@ TOGETHER: dict[str, Callable[[Trials, list[Lane]], None]] = {  # on servers they
     "sweep": run_sweep,
     "overload": run_overload,
     "recovery": run_recovery,
+    "retries": run_retries,
 }
 ALONE: dict[str, Callable[[Trials], None]] = {
     "cold": run_cold,

@@ -146,13 +146,13 @@ def moment_table(
     return table(["server", *heads], lines, left={0}) if lines else ""
 
 
-def recovery_table(bench: Trials) -> str:
+def recovery_table(bench: Trials, part: str = "recovery") -> str:
     def read(trial: Trial) -> list[float | None]:
         over, back = trial.outcome.parts
         return [over.goodput, back.offered / back.seconds, back.goodput, recovery(trial)]
 
     heads = ["good/s before", "offered/s after", "good/s after", "s to 95 %"]
-    return moment_table(bench, "recovery", heads, read)
+    return moment_table(bench, part, heads, read)
 
 
 def cold_table(bench: Trials) -> str:
@@ -228,6 +228,9 @@ TABLES: dict[str, Callable[[Trials], str]] = {
     "Overload: load in capacities of Clipper": lambda bench: load_table(bench, "overload"),
     "What was answered past the capacity": answer_table,
     "Recovery: four capacities, then 0.8": recovery_table,
+    "Retries: 1.2 capacities and then 0.8, asked again three times at once": (
+        lambda bench: recovery_table(bench, "retries")
+    ),
     "Cold start: 0.8 of the capacity on a model deployed a moment ago": cold_table,
     "Load step: from 0.05 to 0.9 of the capacity": step_table,
     "Slow-down: the model halves its speed under twice the capacity": slowdown_table,

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -145,7 +145,8 @@ class PeerServer(Server):
 class ClipperServer(Server):
     """`clipper serve` of one checkout, on a data directory of its own.
 
-    `program` is the module that is run, and `environment` is added to its variables.
+    `program` is the module that is run, `arguments` are for its command `serve`, and
+    `environment` is added to its variables.
     """
 
     def __init__(
@@ -155,9 +156,11 @@ class ClipperServer(Server):
         name: str = "clipper",
         checkout: Path = ROOT,
         program: str = "clipper",
+        arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, scratch)
+        self._arguments = arguments
         self._checkout = checkout
         self._program = program
         self._environment = dict(environment or {})
@@ -168,7 +171,7 @@ class ClipperServer(Server):
         """Start the process without waiting for it."""
         command = [sys.executable, "-m", self._program, "serve"]
         command += ["--port", str(self.port), "--admin-port", str(self._admin_port)]
-        command += ["--data-dir", str(self._data)]
+        command += ["--data-dir", str(self._data), *self._arguments]
         environment = {"PYTHONPATH": str(self._checkout), **self._environment}
         self.process = Process(
             command, self.log, environment=environment, directory=self._checkout

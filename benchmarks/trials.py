@@ -254,10 +254,12 @@ def measure(
     during: Callable[[OpenLoad], list[tuple[float, float]]] | None = None,
     facts: dict[str, float] | None = None,
     cold: bool = False,
+    retries: int = 0,
 ) -> Trial:
     """One load on one lane, with the CPU it took. `during` runs beside it, and returns
-    the caps it saw. With `cold` nothing is asked before the load. The arrivals are the
-    same for all lanes."""
+    the caps it saw. With `cold` nothing is asked before the load. What the model did not
+    answer is asked again at once, `retries` times. The arrivals are the same for all
+    lanes."""
     lane.server.resume()
     if not cold and not wait_until_quiet(lane):
         bench.note(f"{part}: {lane.name} did not come to itself and was started anew.")
@@ -267,7 +269,8 @@ def measure(
     assert process is not None
     busy, began, cpu, children = busy_seconds(), time.monotonic(), process.cpu(), _spent()
     seed = round_ * 1000 + round(load * 100)
-    with OpenLoad(lane.target, loads, slo=lane.slo, seed=seed) as running:
+    load_ = OpenLoad(lane.target, loads, slo=lane.slo, seed=seed, retries=retries)
+    with load_ as running:
         caps = during(running) if during is not None else []
         outcome = running.outcome()
     if not process.alive:

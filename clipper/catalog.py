@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from clipper.batching.registry import make_controller
 from clipper.config import Limits
 from clipper.errors import Conflict, InvalidInput, NotFound, TooManyRequests
@@ -106,6 +108,17 @@ class Catalog:
             history.append(now)
         return SetCurrent(name, version, history[-HISTORY:])
 
+    def set_version(self, name: str, version: str) -> SetCurrent:
+        """The change that makes a version current which people name."""
+        if not self.versions(name):
+            raise NotFound(f"Cannot set version for nonexistent model '{name:.100}'")
+        if f"{name}:{version}" not in self.models:
+            raise NotFound(
+                f"Cannot set non-existent version '{version:.100}' for model with name "
+                f"'{name}'"
+            )
+        return self.make_current(name, version)
+
     def roll_back(self, name: str) -> SetCurrent:
         """The change that goes back to the version that was current before."""
         if not self.versions(name):
@@ -128,6 +141,33 @@ class Catalog:
         if now == version or history != before:
             changes.append(SetCurrent(name, None if now == version else now, history))
         return changes
+
+    # -- links --------------------------------------------------------------------------
+
+    def link(self, application: ApplicationRecord, models: list[str]) -> PutApplication:
+        """The change that adds candidate models, which must exist, to an application."""
+        for model in models:
+            if not self.versions(model):
+                raise NotFound(f"No model with name '{model:.100}' exists.")
+            self.check_link(application, model)
+            if model in application.models:
+                raise Conflict(
+                    f"The model with name '{model}' is already linked to "
+                    f"'{application.name}'"
+                )
+        linked = replace(application, models=[*application.models, *models])
+        return PutApplication(check_application(linked))
+
+    def unlink(self, application: ApplicationRecord, models: list[str]) -> PutApplication:
+        """The change that takes models from an application."""
+        for model in models:
+            if model not in application.models:
+                raise NotFound(
+                    f"Cannot remove nonexistent link between app {application.name} and "
+                    f"model {model:.100}"
+                )
+        rest = [model for model in application.models if model not in models]
+        return PutApplication(replace(application, models=rest))
 
     # -- checks -------------------------------------------------------------------------
 

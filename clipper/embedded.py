@@ -11,7 +11,8 @@ from typing import Any
 from msgspec import UNSET, to_builtins
 
 from clipper.batching.registry import Batching, batching_settings
-from clipper.engine import Engine, Progress
+from clipper.deploys import Progress
+from clipper.engine import Engine
 from clipper.errors import ClipperError, InvalidInput, PayloadTooLarge
 from clipper.inputs import encode_python
 from clipper.pieces import make_context, make_item

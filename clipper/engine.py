@@ -9,12 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
-from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -22,18 +18,17 @@ from clipper.application import Application
 from clipper.batching.job import Job
 from clipper.cache import PredictionCache
 from clipper.catalog import Catalog
+from clipper.changes import Changes
 from clipper.clock import Clock, SystemClock
 from clipper.config import Settings
+from clipper.deploys import Deploys, Progress
 from clipper.errors import (
     Conflict,
-    DeployFailed,
     InvalidInput,
-    NotFound,
     StoreError,
-    TooManyRequests,
     Unavailable,
 )
-from clipper.inventory import Inventory, is_prepared
+from clipper.inventory import Inventory
 from clipper.learning.service import Learning
 from clipper.model import MakeReplicas, Model
 from clipper.query_id import QueryIds
@@ -43,13 +38,8 @@ from clipper.registration import check_application
 from clipper.selection.registry import load_policy
 from clipper.store.base import Change, DeleteApplication, PutApplication, PutModel, Store
 from clipper.tasks import Tasks, to_its_end
-from clipper.values import ModelId
 
 logger = logging.getLogger(__name__)
-
-TAKING_OVER = "another server is taking over; try again in a moment"
-
-Progress = Callable[[str, dict[str, Any]], None]
 
 # Seconds between looks at what learning has to keep.
 TICK = 1.0
@@ -79,11 +69,9 @@ class Engine:
             settings.cache_bytes, settings.cache_policy, self.clock
         )
         self._keys = QueryKeys(store, self.clock, rng)
-        # All mutable state: what is registered, changed under one lock, and what stands
-        # for it in memory; a lock for each model name whose workers are started or ended,
-        # as long as somebody has it; what is being deployed, and the tasks of that;
-        # background tasks; and whether the end has come, whether workers are another's to
-        # start, and whether the store is another's.
+        # All mutable state: who may change what; what is registered, and what stands for
+        # it in memory; background tasks and deploys; and what comes with `start`.
+        self.changes = Changes()
         self._inventory = Inventory(
             settings, store, self.clock, self.cache, rng, make_replicas
         )
@@ -92,13 +80,15 @@ class Engine:
         self.models = self._inventory.models
         self.application = self._inventory.application
         self.model = self._inventory.model
-        self._records = asyncio.Lock()
-        self._workers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._deploys: dict[ModelId, ModelRecord] = {}
-        self._deploying: set[asyncio.Task[ModelRecord]] = set()
         self._tasks = Tasks()
-        self.draining = False
-        self.held = self._released = False
+        self.deploys = Deploys(
+            self._inventory,
+            self.changes,
+            store,
+            self.clock,
+            settings.limits,
+            self._tasks,
+        )
         self._ticker: asyncio.TimerHandle | None = None
         self.learning: Learning
         self.ids: QueryIds
@@ -134,10 +124,9 @@ class Engine:
         self._tasks.spawn(self._verify(on_damage))
         self._tasks.spawn(self.learning.drop_left())
         self._tick()
-        for model in self._inventory.prepared.values():
+        for model in self._inventory.prepared.take_rest():
             self._tasks.spawn(model.stop(0.0))  # it was deleted meanwhile
-        self._inventory.prepared.clear()
-        await self._drop_unused_blobs()
+        await self.deploys.drop_unused_blobs()
 
     def _load_policies(self) -> None:
         for place in self.settings.learning.policies:
@@ -173,15 +162,14 @@ class Engine:
 
     def begin_drain(self) -> None:
         """Take no more. Deploys end now: none could go live any more."""
-        self.draining = True
-        for deploy in self._deploying:
-            deploy.cancel()
+        self.changes.drain()
+        self.deploys.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Take no more, answer what was accepted, stop every worker."""
         self.begin_drain()
-        await asyncio.gather(*self._deploying, return_exceptions=True)
-        models = [*self.models.values(), *self._inventory.prepared.values()]
+        await self.deploys.join()
+        models = [*self.models.values(), *self._inventory.prepared.models]
         await asyncio.gather(*(model.stop(seconds) for model in models))
         for application in self.applications.values():
             application.close()
@@ -202,13 +190,16 @@ class Engine:
         """True once every restored model answers or has failed for good."""
         return not self.draining and not any(m.starting for m in self.models.values())
 
+    @property
+    def draining(self) -> bool:
+        return self.changes.draining
+
     # -- one server after another -------------------------------------------------------
 
     @property
     def changing(self) -> bool:
         """Whether a deploy or another change is under way."""
-        locks = (self._records, *self._workers.values())
-        return bool(self._deploying) or any(lock.locked() for lock in locks)
+        return bool(self.deploys) or self.changes.under_way
 
     def answering(self) -> list[ModelRecord]:
         """Records of the versions whose workers answer at present."""
@@ -217,41 +208,11 @@ class Engine:
     async def prepare(
         self, records: Sequence[ModelRecord], told: Callable[[str], None]
     ) -> None:
-        """Bring workers of these versions up before the store is open, a few at a time
-        since another server still works. `told` hears of each version that is up. Raises
-        DeployFailed, with the worker's own words, for the first that does not come up."""
+        """Bring workers of these versions up before the store is open. `told` hears of
+        each version that is up. Raises DeployFailed, with the worker's own words, for the
+        first that does not come up."""
         self._load_policies()
-        prepared = self._inventory.prepared
-        wanted = {ModelId(r.name, r.version): r for r in records}
-        for model in list(prepared.values()):
-            if model.id not in wanted or not is_prepared(model, wanted[model.id]):
-                del prepared[model.id]
-                await model.stop(0.0)
-        room = asyncio.Semaphore(os.cpu_count() or 1)
-        tasks = [
-            asyncio.create_task(self._prepare(record, room, told))
-            for model_id, record in wanted.items()
-            if model_id not in prepared
-        ]
-        try:
-            for task in asyncio.as_completed(tasks):
-                await task
-        finally:
-            for left in tasks:
-                left.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _prepare(
-        self, record: ModelRecord, room: asyncio.Semaphore, told: Callable[[str], None]
-    ) -> None:
-        async with room:
-            model = self._inventory.make_model(record)
-            try:
-                await model.replicas.start(record.num_replicas)
-            except DeployFailed as error:
-                raise DeployFailed(f"{record.key} does not come up: {error}") from None
-        self._inventory.prepared[model.id] = model
-        told(record.key)
+        await self._inventory.prepared.bring_up(records, told)
 
     async def save(self, seconds: float) -> None:
         """Keep what was learned until now, so that closing the store takes little."""
@@ -260,7 +221,7 @@ class Engine:
 
     async def release(self, seconds: float) -> None:
         """Close the store for another server. What is with the models goes on."""
-        self.held = self._released = True
+        self.changes.release()
         await self._close_learning()
         await self._tasks.settle(seconds)
         await self.store.close()
@@ -270,7 +231,7 @@ class Engine:
     async def register_application(self, spec: ApplicationRecord) -> ApplicationRecord:
         """Add an application; its number is given here. The models it names need not
         exist yet."""
-        async with self._changing():
+        async with self.changes.of_records():
             spec = self.catalog.check_new_application(spec)
             record = replace(
                 spec, number=self.catalog.next_number(), created=self.clock.wall()
@@ -279,7 +240,7 @@ class Engine:
         return record
 
     async def delete_application(self, name: str) -> None:
-        async with self._changing():
+        async with self.changes.of_records():
             await to_its_end(self._delete_application(self.application(name)))
 
     async def _delete_application(self, application: Application) -> None:
@@ -288,36 +249,20 @@ class Engine:
 
     async def link(self, name: str, models: list[str]) -> None:
         """Add candidate models, which must exist, to an application."""
-        async with self._changing():
+        async with self.changes.of_records():
             record = self.application(name).record
-            for model in models:
-                if not self.catalog.versions(model):
-                    raise NotFound(f"No model with name '{model:.100}' exists.")
-                self.catalog.check_link(record, model)
-                if model in record.models:
-                    raise Conflict(
-                        f"The model with name '{model}' is already linked to '{name}'"
-                    )
-            record = check_application(replace(record, models=[*record.models, *models]))
-            await self._inventory.commit(PutApplication(record))
+            await self._inventory.commit(self.catalog.link(record, models))
 
     async def unlink(self, name: str, models: list[str]) -> None:
-        async with self._changing():
+        async with self.changes.of_records():
             record = self.application(name).record
-            for model in models:
-                if model not in record.models:
-                    raise NotFound(
-                        f"Cannot remove nonexistent link between app {name} and "
-                        f"model {model:.100}"
-                    )
-            rest = [model for model in record.models if model not in models]
-            await self._inventory.commit(PutApplication(replace(record, models=rest)))
+            await self._inventory.commit(self.catalog.unlink(record, models))
 
     async def set_policy(self, name: str, policy: PolicySettings) -> ApplicationRecord:
         """Change how an application chooses among its models. What was learned is kept
         where it means something to the new policy. A disk that is full once the record
         is kept puts the change off until there is room."""
-        async with self._changing():
+        async with self.changes.of_records():
             application = self.application(name)
             record, learner = application.record, application.learner
             if learner.damaged:  # the change would be taken for the end of the log
@@ -343,7 +288,7 @@ class Engine:
     async def add_model(self, spec: ModelRecord) -> ModelRecord:
         """Register a version without a function, as the original's clients do. It
         becomes current only where no current version has replicas."""
-        async with self._changing():
+        async with self.changes.of_records():
             spec = self.catalog.check_new_model(spec)
             record = replace(
                 spec, generation=self.catalog.next_number(), created=self.clock.wall()
@@ -355,19 +300,6 @@ class Engine:
             await self._inventory.commit(*changes)
         return record
 
-    def check_deploy(self, spec: ModelRecord) -> ModelRecord:
-        """The specification in canonical form, if it could be deployed now."""
-        self._check_may_start()
-        spec = self.catalog.check_new_model(spec)
-        if ModelId(spec.name, spec.version) in self._deploys:
-            raise Conflict(f"model {spec.key} is being deployed already")
-        if len(self._deploys) >= self.settings.limits.deploys:
-            raise TooManyRequests(
-                f"{len(self._deploys)} deploys are under way, the most allowed"
-            )
-        self._check_replicas(spec.workers)
-        return spec
-
     async def deploy(
         self, spec: ModelRecord, blob: bytes, progress: Progress | None = None
     ) -> ModelRecord:
@@ -377,78 +309,16 @@ class Engine:
         example; until then, and if that fails, the old one serves. Raises DeployFailed
         with the worker's own words.
         """
-        return await self.begin_deploy(spec, blob, progress)
-
-    def begin_deploy(
-        self, spec: ModelRecord, blob: bytes, progress: Progress | None = None
-    ) -> asyncio.Task[ModelRecord]:
-        """The same in a task of ours, which ends with the server, not with its caller.
-        What `check_deploy` refuses is raised at once."""
-        spec = replace(self.check_deploy(spec), function_bytes=len(blob))
-        under_way = sum(other.function_bytes for other in self._deploys.values())
-        self.catalog.check_functions(under_way + len(blob))
-        model = ModelId(spec.name, spec.version)
-        self._deploys[model] = spec
-        task = asyncio.create_task(self._deploy(spec, blob, progress or _silent))
-        self._deploying.add(task)
-
-        def finished(task: asyncio.Task[ModelRecord]) -> None:
-            self._deploying.discard(task)
-            del self._deploys[model]
-            self._tasks.spawn(self._drop_unused_blobs())  # its own, if it failed
-
-        task.add_done_callback(finished)
-        return task
-
-    async def _deploy(
-        self, spec: ModelRecord, blob: bytes, report: Progress
-    ) -> ModelRecord:
-        async with self._workers_of(spec.name):
-            digest = await self.store.put_blob(blob)
-            record = replace(
-                spec,
-                generation=self.catalog.next_number(),
-                blob=digest,
-                created=self.clock.wall(),
-            )
-            model = self._inventory.make_model(record)
-            try:
-                await model.replicas.start(record.num_replicas, report)
-                await self._go_live(model)
-            except BaseException:
-                # cancelled while it was committed, it is live all the same
-                if self.models.get(model.id) is not model:
-                    await asyncio.shield(self._tasks.spawn(model.stop(0.0)))
-                raise
-        report("live", {"model_name": record.name, "model_version": record.version})
-        return record
-
-    async def _go_live(self, model: Model) -> None:
-        record = model.record
-        async with self._changing():
-            # much may have been registered while the workers started
-            self.catalog.check_new_model(record)
-            await self._inventory.commit_with(
-                model,
-                PutModel(record),
-                self.catalog.make_current(record.name, record.version),
-            )
+        return await self.deploys.begin(spec, blob, progress)
 
     async def set_version(self, name: str, version: str) -> None:
         """Make a deployed version the current one."""
-        async with self._changing():
-            if not self.catalog.versions(name):
-                raise NotFound(f"Cannot set version for nonexistent model '{name:.100}'")
-            if f"{name}:{version}" not in self.catalog.models:
-                raise NotFound(
-                    f"Cannot set non-existent version '{version:.100}' for model with "
-                    f"name '{name}'"
-                )
-            await self._inventory.commit(self.catalog.make_current(name, version))
+        async with self.changes.of_records():
+            await self._inventory.commit(self.catalog.set_version(name, version))
 
     async def rollback(self, name: str) -> str:
         """Go back to the version that was current before; its name."""
-        async with self._changing():
+        async with self.changes.of_records():
             change = self.catalog.roll_back(name)
             await self._inventory.commit(change)
         assert change.version is not None
@@ -456,18 +326,18 @@ class Engine:
 
     async def delete_model(self, name: str, version: str) -> None:
         """Take a version out of service and forget it."""
-        async with self._changing():
+        async with self.changes.of_records():
             model = self.model(name, version)
             await self._inventory.commit(*self.catalog.remove(name, version))
         self._tasks.spawn(self._retire(model))
 
     async def scale(self, name: str, version: str | None, replicas: int) -> ModelRecord:
         """Change the number of replicas of a version, by default the current one."""
-        async with self._workers_of(name):
-            self._check_may_start()
+        async with self.changes.of_workers(name):
+            self.changes.check_may_start()
             record = self.catalog.check_scale(name, version, replicas)
             scaled = replace(record, num_replicas=replicas)
-            self._check_replicas(scaled.workers - record.workers)
+            self.deploys.check_workers(scaled.workers - record.workers)
             model = self.model(name, record.version)
             if replicas > model.replicas.wanted:
                 await model.replicas.scale(replicas)
@@ -479,42 +349,12 @@ class Engine:
         return record
 
     async def _keep_scale(self, model: Model, replicas: int) -> ModelRecord:
-        async with self._changing():
+        async with self.changes.of_records():
             if self.models.get(model.id) is not model:
                 raise Conflict(f"model {model.id} was removed meanwhile")
             record = replace(model.record, num_replicas=replicas)
             await self._inventory.commit(PutModel(record))
         return record
-
-    # -- pieces -------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _changing(self) -> AsyncIterator[None]:
-        """Records change one at a time, so that what was checked still holds when it is
-        committed. Nothing in here waits for workers: a rollback never waits for a
-        deploy."""
-        async with self._records:
-            self._check_open()
-            yield
-
-    def _workers_of(self, name: str) -> asyncio.Lock:
-        """Held while workers of a model start or end; taken before `_changing`."""
-        return self._workers.setdefault(name, asyncio.Lock())
-
-    def _check_open(self) -> None:
-        if self.draining:
-            raise Unavailable("the server is shutting down")
-        if self._released:
-            raise Unavailable(TAKING_OVER)
-
-    def _check_may_start(self) -> None:
-        self._check_open()
-        if self.held:
-            raise Unavailable(TAKING_OVER)
-
-    def _check_replicas(self, more: int) -> None:
-        starting = sum(spec.workers for spec in self._deploys.values())
-        self.catalog.check_replicas(more, starting)
 
     async def _retire(self, model: Model) -> None:
         """End a deleted version: its workers, its cache entries, its blob."""
@@ -523,14 +363,4 @@ class Engine:
         for start in range(0, len(keys), PURGE_SLICE):
             self.cache.discard(keys[start : start + PURGE_SLICE])
             await asyncio.sleep(0)
-        await self._drop_unused_blobs()
-
-    async def _drop_unused_blobs(self) -> None:
-        # a deploy under way has put its blob and not committed its record yet
-        if not self._deploys and not self.draining and not self.held:
-            kept = {r.blob for r in self.catalog.models.values() if r.blob is not None}
-            await self.store.delete_blobs(kept)
-
-
-def _silent(stage: str, details: dict[str, Any]) -> None:
-    """Nobody watches this deploy."""
+        await self.deploys.drop_unused_blobs()

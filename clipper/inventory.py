@@ -22,6 +22,7 @@ from clipper.errors import NotFound
 from clipper.feedback import Feedback
 from clipper.learning.service import Learning
 from clipper.model import MakeReplicas, Model
+from clipper.prepared import Prepared
 from clipper.query_id import QueryIds
 from clipper.records import ApplicationRecord, ModelRecord, State
 from clipper.selection.policy import SelectionPolicy
@@ -52,14 +53,13 @@ class Inventory:
         self._make_replicas = make_replicas
         # All mutable state: what is registered, changed by `commit` alone, and what stands
         # for it; versions that are up and wait for their commit, or for the store to be
-        # opened; what every application
-        # needs, from `begin` on, and whether that was.
+        # opened; what every application needs, from `begin` on, and whether that was.
         self.catalog = Catalog(State(), settings.limits)
         self.applications: dict[str, Application] = {}
         self.feedback: dict[str, Feedback] = {}
         self.models: dict[ModelId, Model] = {}
         self._incoming: dict[ModelId, Model] = {}
-        self.prepared: dict[ModelId, Model] = {}
+        self.prepared = Prepared(self.make_model)
         self._learning: Learning
         self._ids: QueryIds
         self._begun = False
@@ -76,14 +76,12 @@ class Inventory:
         for record in sorted(
             catalog.models.values(), key=lambda r: not catalog.is_current(r)
         ):
-            model = self.prepared.get(ModelId(record.name, record.version))
-            if model is not None and is_prepared(model, record):
-                del self.prepared[model.id]
-                model.record = record
-            else:
+            model = self.prepared.take(record)
+            if model is None:
                 model = self.make_model(record)
                 if record.blob is not None:
                     model.replicas.restore(record.num_replicas)
+            model.record = record
             self.models[model.id] = model
 
     def begin(self, learning: Learning, ids: QueryIds) -> None:
@@ -204,15 +202,6 @@ class Inventory:
             application, self._learning, self._ids, self._clock, self.models
         )
         return application
-
-
-def is_prepared(model: Model, record: ModelRecord) -> bool:
-    """Whether workers that were prepared are those that the record asks for."""
-    return (
-        model.record.generation == record.generation
-        and model.record.blob == record.blob
-        and model.replicas.wanted == record.num_replicas
-    )
 
 
 def _candidates(policy: SelectionPolicy, record: ApplicationRecord) -> Sequence[str]:

@@ -40,7 +40,7 @@ async def prepare(server: Server, successor: Successor) -> str:
             records = engine.answering()
             wanted = {(r.key, r.generation, r.num_replicas) for r in records}
             if offered is not None and wanted <= offered:
-                engine.held = True
+                engine.changes.hold()
                 return version
             await successor.prepare(server.data_dir, records, listening)
             offered = wanted

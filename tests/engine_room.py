@@ -106,7 +106,7 @@ async def engine(disk: Disk, workers: type[Workers]) -> AsyncIterator[Engine]:
     disk.gate = disk.fault = None
     await engine.drain(0.2)
     await engine.close()
-    assert not engine._tasks.running and not engine._deploying
+    assert not engine._tasks.running and not engine.deploys
 
 
 def app(name: str = "app", *models: str, **fields: Any) -> ApplicationRecord:

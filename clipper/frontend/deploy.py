@@ -155,7 +155,7 @@ class DeployRoute:
             spec, function = await read(request)
             if not function:
                 raise InvalidInput("the function is empty")
-            return self._engine.check_deploy(spec), function
+            return self._engine.deploys.check(spec), function
         except PayloadTooLarge:
             raise
         except ClipperError:
@@ -171,7 +171,7 @@ class DeployRoute:
             manifest = await self._read_part(request, part, MANIFEST_BYTES)
             spec = decode_json(manifest, Manifest).record()
             # what would be refused is not kept in memory
-            self._engine.check_deploy(spec)
+            self._engine.deploys.check(spec)
             part = await _next_part(reader, "function")
             function = await self._read_part(request, part, self._limits.deploy_body)
             if await reader.next() is not None:
@@ -231,7 +231,7 @@ class DeployRoute:
 
         progress("received", {"bytes": len(function)})
         progress("environment", {"python": python_version()})
-        work = self._engine.begin_deploy(spec, function, progress)
+        work = self._engine.deploys.begin(spec, function, progress)
         work.add_done_callback(lambda _: events.put_nowait(None))
         lines = Lines(request, self._limits.write_seconds)
         try:

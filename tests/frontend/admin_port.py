@@ -92,7 +92,7 @@ async def open_admin_port(
         }
         drains.append(admin.drain)
         yield admin
-    engine.draining = True
+    engine.begin_drain()
     server.close()
     await lane.stop(1.0)
     await engine.drain(0.0)

@@ -167,7 +167,7 @@ def state_of(server: Server) -> Any:
         msgspec.json.encode(replace(engine.catalog.state, last_number=0)),
         stats,
         models,
-        len(engine._deploys),
+        len(engine.deploys),
         server.stopping.is_set(),
     )
 

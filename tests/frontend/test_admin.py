@@ -492,7 +492,7 @@ async def test_draining(admin: AdminPort) -> None:
     answer = await admin.post("drain", {})
     assert (answer.status, answer.value) == (202, {"status": "draining"})
     assert admin.drains == 1
-    admin.engine.draining = True
+    admin.engine.begin_drain()
     await refuse(503, "shutting down", admin, "add_app", APP)
     await refuse(503, "shutting down", admin, "delete_app", {"name": "digits"})
 

@@ -563,7 +563,7 @@ async def test_failures_close_the_stream(admin: AdminPort, workers: Workers) -> 
         assert answer.status == 200
         assert answer.lines[-1] == {"error": code, "cause": words}
     assert not admin.engine.models
-    assert not admin.engine._deploys
+    assert not admin.engine.deploys
     assert "blobs=0" in repr(admin.engine.store)
 
 
@@ -630,7 +630,7 @@ async def test_a_server_that_ends_takes_its_deploys_along(
     )
     async with open_admin_port() as admin:
         deploy = await start_deploy(admin, workers)
-        admin.engine.draining = True
+        admin.engine.changes.drain()
         if heartbeat < 1:
             expected = {"error": "unavailable", "cause": "the server is shutting down"}
             assert (await deploy).lines[-1] == expected
@@ -638,4 +638,4 @@ async def test_a_server_that_ends_takes_its_deploys_along(
         with pytest.raises((aiohttp.ClientError, RuntimeError)):
             await deploy
     assert stopped == [ModelId("sum", "1")]
-    assert not admin.engine._deploys
+    assert not admin.engine.deploys

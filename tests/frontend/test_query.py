@@ -238,7 +238,8 @@ async def test_draining_refuses_and_closes(lane: str) -> None:
         async with await connect(server.port) as wire:
             await wire.send(LANES[lane](request("GET", "/health/live")))
             assert (await wire.answer()).status == 200
-            server.engine.draining = ports.lane.draining = ports._web._stopping = True
+            server.engine.begin_drain()
+            ports.lane.draining = ports._web._stopping = True
             await wire.send(LANES[lane](predict("json", b'{"input": 1}')))
             answer = await wire.answer()
             assert answer.status == 503 and answer.closes
@@ -249,7 +250,7 @@ async def test_draining_refuses_and_closes(lane: str) -> None:
 @pytest.mark.parametrize("lane", LANES)
 async def test_readiness_while_draining(lane: str) -> None:
     async with serving() as server:
-        server.engine.draining = True
+        server.engine.begin_drain()
         answer = await ask(server.port, LANES[lane](request("GET", "/health/ready")))
         assert (answer.status, answer.value["status"]) == (503, "draining")
         answer = await ask(server.port, LANES[lane](request("GET", "/health/live")))

@@ -171,7 +171,7 @@ class Audit:
         models = [m for m in engine.models.values() if m.record.blob is not None]
         down = [m for m in models if m.replicas.live != m.record.num_replicas]
         growing = [m for m in models if m.replicas._starts]
-        return not (down or growing or engine._deploying)
+        return not (down or growing or engine.deploys)
 
     def at_rest(self) -> None:
         """All has healed, and nothing is on its way."""

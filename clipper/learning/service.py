@@ -113,20 +113,52 @@ class Learning:
         await self.change_policy(record, changed)
 
     async def _fold(self, record: ApplicationRecord) -> None:
-        kept = await self.log.learned(record.number)
+        """In pieces, each kept before the next: however long the log is, a server that is
+        killed while it starts has less to do the next time, and its users need not all be
+        in memory."""
+        number, most = record.number, self._settings.snapshot_entries
+        kept = await self.log.learned(number, most)
         if kept.state is None:
-            first = _first_policy(record, kept.entries)
+            first = await self._first_policy(record, kept.entries)
             learner = self._make(record, *first)
         else:
             learner = self._make(record, record.policy_generation, record.policy)
             learner.unpack(kept.state)
-        for seq, entry in kept.entries:
-            if entry.uid is not None:
-                await self._warm(learner, entry.uid)
-            learner.apply(seq, entry.uid, events.of_entry(seq, entry.body))
+        entries = kept.entries
+        while True:
+            await self._fold_piece(learner, entries)
+            if len(entries) < most:
+                break
+            if learner.missing is None:
+                await self.snapshots.keep(learner)
+            entries = await self.log.entries(number, entries[-1].seq, most)
         if learner.unsaved:
             learner.unsaved_since = self._clock.now()
         await self._count_users(learner)
+
+    async def _fold_piece(self, learner: Learner, entries: list[Logged]) -> None:
+        for seq, entry in entries:
+            if entry.uid is not None:
+                await self._warm(learner, entry.uid)
+            learner.apply(seq, entry.uid, events.of_entry(seq, entry.body))
+
+    async def _first_policy(
+        self, record: ApplicationRecord, entries: list[Logged]
+    ) -> tuple[int, PolicySettings]:
+        """The generation and settings that the log, which begins with these entries,
+        begins with."""
+        found = _policy_before(entries)
+        if found is None and len(entries) == self._settings.snapshot_entries:
+            for generation in range(2, record.policy_generation + 1):
+                change = await self.log.entry_of(record.number, _policy_key(generation))
+                if change is not None:
+                    found = _policy_before([change])
+                    break
+        if found is not None:
+            return found
+        if record.previous_policy is not None:  # the end came before the log was told
+            return record.previous_generation, record.previous_policy
+        return record.policy_generation, record.policy
 
     async def _warm(self, learner: Learner, uid: str) -> None:
         if learner.users.get(uid) is None:
@@ -175,7 +207,7 @@ class Learning:
                 learner.settings,
                 learner.generation,
             ),
-            f"policy:{record.policy_generation}",
+            _policy_key(record.policy_generation),
             done,
         )
 
@@ -365,14 +397,15 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300]
 
 
-def _first_policy(
-    record: ApplicationRecord, entries: list[Logged]
-) -> tuple[int, PolicySettings]:
-    """The generation and settings that these entries, all there ever were, begin with."""
+def _policy_key(generation: int) -> str:
+    """The key, in the log, of the change to a policy."""
+    return f"policy:{generation}"
+
+
+def _policy_before(entries: list[Logged]) -> tuple[int, PolicySettings] | None:
+    """Generation and settings from before the first change of the policy among these."""
     for seq, entry in entries:
         event = events.of_entry(seq, entry.body)
         if isinstance(event, events.PolicyChange) and event.before is not None:
             return event.before_generation or event.generation - 1, event.before
-    if record.previous_policy is not None:  # the end came before the log was told
-        return record.previous_generation, record.previous_policy
-    return record.policy_generation, record.policy
+    return None

@@ -77,6 +77,7 @@ class Snapshots:
             if self._has(learner):
                 await self._save(number, seq, {None: pack()})
                 learner.unsaved -= unsaved
+                learner.users.trim()
         except StoreError as error:
             logger.error("a snapshot of what was learned was not kept: %s", error)
         except ClipperError as error:

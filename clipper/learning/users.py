@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from clipper.learning.bloom import Bloom
@@ -106,14 +107,26 @@ class Users:
         if user.experience is None and not user.pins and self.holds(uid, user):
             del self._users[uid]
 
+    def trim(self) -> None:
+        """Let go of those beyond the bound who need not stay: after a snapshot nearly
+        nobody need."""
+        excess = len(self._users) - self._most
+        if excess > 0:
+            idle = (uid for uid, user in self._users.items() if not _stays(user))
+            for uid in list(islice(idle, excess)):
+                del self._users[uid]
+
     def _evict(self) -> None:
         # never the newest: whoever takes a user into memory goes on with it
         for _ in range(min(_LOOKED_AT, len(self._users) - 1)):
             if len(self._users) <= self._most:
                 return
             uid = next(iter(self._users))
-            user = self._users[uid]
-            if user.dirty or user.pins or user.experience is None:
+            if _stays(self._users[uid]):
                 self._users.move_to_end(uid)
             else:
                 del self._users[uid]
+
+
+def _stays(user: User) -> bool:
+    return user.dirty or user.pins > 0 or user.experience is None

@@ -112,6 +112,8 @@ class LogSize(NamedTuple):
     chunk_bytes: int
 
 
+EVERY = 2**62  # entry there is: no log has so many
+
 # Told on the loop, in the order of the appends: what became of one, or why it failed.
 AppendDone: TypeAlias = Callable[[Appended | None, Exception | None], None]
 
@@ -130,8 +132,9 @@ class FeedbackLog(Protocol):
         StoreError."""
         ...
 
-    async def learned(self, application: int) -> Learned:
-        """Everything the state of an application follows from."""
+    async def learned(self, application: int, limit: int = EVERY) -> Learned:
+        """What the state of an application follows from, with at most `limit` of the
+        entries after the snapshot: fewer are all."""
         ...
 
     async def state_of(self, person: Person) -> bytes | None:

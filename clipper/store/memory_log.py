@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from operator import attrgetter
 
 from .base import (
+    EVERY,
     AppendDone,
     Appended,
     Chunk,
@@ -151,10 +152,10 @@ class MemoryLog(ABC):
         self._untold.append((done, Appended(outcomes, states)))
         self._tell()
 
-    async def learned(self, application: int) -> Learned:
+    async def learned(self, application: int, limit: int = EVERY) -> Learned:
         found = self._application(application)
         own = self._state(Person(application, None))
-        return Learned(found.seq, own, found.after(found.seq))
+        return Learned(found.seq, own, found.after(found.seq, limit))
 
     async def state_of(self, person: Person) -> bytes | None:
         check_uid(person.uid)

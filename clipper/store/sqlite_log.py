@@ -10,6 +10,7 @@ from typing import Any
 
 from . import decisions, feedback, spent, states
 from .base import (
+    EVERY,
     AppendDone,
     Chunk,
     Entry,
@@ -44,17 +45,19 @@ class SQLiteLog(ABC):
         work = Append(self._numbers, entries, persons)
         writer.tell(work, done, work.size)
 
-    async def learned(self, application: int) -> Learned:
+    async def learned(self, application: int, limit: int = EVERY) -> Learned:
         while True:
-            own, entries = await self._read(partial(_read_learned, application))
-            if await self._read_rest(application, own.seq, entries):
+            own, entries = await self._read(partial(_read_learned, application, limit))
+            if await self._read_rest(application, own.seq, entries, limit):
                 return Learned(own.seq, own.state, entries)
 
-    async def _read_rest(self, application: int, seq: int, entries: list[Logged]) -> bool:
+    async def _read_rest(
+        self, application: int, seq: int, entries: list[Logged], limit: int
+    ) -> bool:
         """Add the entries that follow. False if another snapshot was kept meanwhile."""
-        while entries:
+        while entries and (left := limit - len(entries)) > 0:
             after = entries[-1].seq
-            now, found = await self._read(partial(_read_on, application, after))
+            now, found = await self._read(partial(_read_on, application, after, left))
             if now != seq:
                 return False
             if not found:
@@ -180,11 +183,15 @@ class SQLiteLog(ABC):
             pass
 
 
-def _read_learned(application: int, connection: Any) -> tuple[states.Own, list[Logged]]:
+def _read_learned(
+    application: int, limit: int, connection: Any
+) -> tuple[states.Own, list[Logged]]:
     own = states.read_own(application, connection)
-    return own, feedback.read_page(application, own.seq, feedback.PAGE, connection)
+    return own, feedback.read_page(application, own.seq, limit, connection)
 
 
-def _read_on(application: int, after: int, connection: Any) -> tuple[int, list[Logged]]:
-    found = feedback.read_page(application, after, feedback.PAGE, connection)
+def _read_on(
+    application: int, after: int, limit: int, connection: Any
+) -> tuple[int, list[Logged]]:
+    found = feedback.read_page(application, after, limit, connection)
     return states.own_seq(application, connection), found

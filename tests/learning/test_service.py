@@ -14,11 +14,13 @@ from clipper.errors import DiskFull
 from clipper.learning import events, service
 from clipper.learning.bloom import Bloom
 from clipper.learning.learner import Learner
+from clipper.learning.service import Learning
 from clipper.query_id import LIFETIME
 from clipper.records import PolicySettings
-from clipper.store.base import Chunk, Entry
+from clipper.store.base import Chunk, Entry, Learned, Logged, Person
+from clipper.store.memory import MemoryStore
 
-from .lives import ARMS, FIRST, HEDGES, NUMBER, Slowly, check, do, record_of
+from .lives import ARMS, FIRST, HEDGES, NUMBER, UIDS, Slowly, check, do, record_of
 
 
 def known(lives: Slowly, uid: str) -> float:
@@ -257,6 +259,136 @@ async def test_what_is_learned_during_a_snapshot_is_for_the_next(slowly: Slowly)
     assert learned.seq == 1 and len(learned.entries) == 1
     user = learner.users.get("ann")
     assert user is not None and user.dirty
+
+
+async def test_a_snapshot_lets_users_go_that_are_too_many(slowly: Slowly) -> None:
+    for uid in UIDS:
+        await do(slowly, ("give", uid, 0, 1.0), ("settle",))
+    for lives in ("first", "restarted"):
+        users = slowly.life.learner.users
+        assert len(users) == 4, lives  # none of them is kept
+        if lives == "restarted":
+            await do(slowly, ("save",), ("settle",))
+            assert [uid for uid, _ in users] == ["cy", "dee"]
+        await check(slowly.life)
+        await do(slowly, ("crash",))
+    assert await slowly.log.learned(NUMBER, 0) == (4, slowly.life.learner.pack(), [])
+
+
+# -- starts that fold much ---------------------------------------------------------------
+
+LONG = LearningSettings(snapshot_entries=10, users_in_memory=3)
+GIVEN = 35
+
+
+class Shortened:
+    """A log that ends the process once so many entries were read, and counts them."""
+
+    def __init__(self, log: MemoryStore, most: int) -> None:
+        self._log = log
+        self._most = most
+        self.read = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def learned(self, *arguments: Any) -> Learned:
+        found = await self._log.learned(*arguments)
+        self._count(len(found.entries))
+        return found
+
+    async def entries(self, *arguments: Any) -> list[Logged]:
+        found = await self._log.entries(*arguments)
+        self._count(len(found))
+        return found
+
+    def _count(self, more: int) -> None:
+        self.read += more
+        if self.read > self._most:
+            raise asyncio.CancelledError
+
+
+async def long_log(policies: dict[int, PolicySettings] | None = None) -> MemoryStore:
+    """A log without any snapshot; before entry n the policy is changed to policies[n]."""
+    log = MemoryStore()
+    await log.open()
+    generation, before = 1, FIRST
+    for n in range(GIVEN):
+        if n in (policies or {}):
+            assert policies is not None
+            generation, now = generation + 1, policies[n]
+            change = events.PolicyChange(generation, now, before, generation - 1)
+            before = now
+            body, key = events.encode(change), f"policy:{generation}"
+            log.append([Entry(NUMBER, key, None, 0.0, body)], [], lambda *_: None)
+        event = events.Feedback(ARMS, {ARMS[n % 3]: n / GIVEN}, (ARMS[n % 3],), 0.5, 1.0)
+        body = events.encode(event)
+        log.append([Entry(NUMBER, None, f"u{n % 7}", 0.0, body)], [], lambda *_: None)
+    return log
+
+
+def start_on(log: Any, settings: LearningSettings = LONG) -> Learning:
+    clock = ManualClock()
+    loop = FakeLoop(clock)
+    return Learning(
+        log, clock, settings,
+        call_soon=loop.call_soon, call_later=loop.call_later, spawn=loop.spawned.append,
+    )  # fmt: skip
+
+
+async def test_a_server_that_is_killed_while_it_starts_gets_on(
+    small: None,
+) -> None:
+    log = await long_log()
+    whole = start_on(log, LearningSettings(users_in_memory=100))
+    await whole.restore(record_of())
+    told = whole.learners[NUMBER]
+    assert told.unsaved == GIVEN  # nothing is kept of what is folded at once
+    reads = []
+    for _ in range(3):
+        dying = Shortened(log, most=14)
+        with pytest.raises(asyncio.CancelledError):
+            await start_on(dying).restore(record_of())
+        reads.append((await log.learned(NUMBER, 0)).seq)
+    assert reads == [10, 20, 30]
+    last = Shortened(log, most=15)
+    learning = start_on(last)
+    await learning.restore(record_of())
+    learner = learning.learners[NUMBER]
+    assert last.read == learner.unsaved == 5
+    assert learner.population.pack() == told.population.pack()
+    await learning.snapshots.keep(learner)
+    assert len(learner.users) == 3
+    for uid, user in told.users:
+        assert user.experience is not None
+        assert await log.state_of(Person(NUMBER, uid)) == user.experience.pack()
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        {22: HEDGES[0]},
+        {2: HEDGES[0], 22: PolicySettings("exp3")},
+        {12: HEDGES[0], 25: PolicySettings("exp3")},
+    ],
+)
+async def test_a_policy_that_changed_far_behind_the_first_piece_is_found(
+    small: None, policies: dict[int, PolicySettings]
+) -> None:
+    log = await long_log(policies)
+    last = [*policies.values()][-1]
+    record = record_of(last, 1 + len(policies))
+    found = []
+    for settings in (LONG, LearningSettings(users_in_memory=100)):
+        learning = start_on(Shortened(await long_log(policies), 10**6), settings)
+        await learning.restore(record)
+        found.append(learning.learners[NUMBER])
+    assert found[0].generation == found[1].generation == record.policy_generation
+    assert found[0].population.pack() == found[1].population.pack()
+    learner = Learner(NUMBER, 1, FIRST, Bloom(), 100)
+    for seq, entry in await log.entries(NUMBER, 0, 100):
+        learner.apply(seq, entry.uid, events.decode(entry.body))
+    assert learner.population.pack() == found[0].population.pack()
 
 
 async def test_what_is_old_is_dropped_now_and_then(

@@ -54,6 +54,31 @@ def test_an_eviction_looks_at_a_few_only() -> None:
     assert len(house) == 1001 - 8
 
 
+def test_a_trim_lets_all_go_that_are_too_many() -> None:
+    house = users(10)
+    for number in range(100):
+        house.put(str(number), Experience(POLICY)).dirty = True
+    for uid, user in house:
+        user.dirty = uid == "0"
+        user.pins = int(uid == "1")
+        if uid == "2":
+            user.experience = None
+    for number in range(100):
+        house.get(str(number))
+    house.trim()
+    assert [uid for uid, _ in house] == ["0", "1", "2", *map(str, range(93, 100))]
+    house.trim()
+    assert len(house) == 10
+
+
+def test_a_trim_leaves_all_who_must_stay() -> None:
+    house = users(1)
+    for number in range(5):
+        house.put(str(number), Experience(POLICY)).dirty = number > 0
+    house.trim()
+    assert {uid for uid, _ in house} == {"1", "2", "3", "4"}
+
+
 def test_anybody_may_be_kept_until_the_kept_are_counted() -> None:
     house = users()
     assert house.may_be_kept("ann")

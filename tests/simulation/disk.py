@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from clipper.errors import ClipperError, DiskFull, Overloaded, StoreError
 from clipper.records import State
 from clipper.store.base import (
+    EVERY,
     AppendDone,
     Appended,
     Change,
@@ -239,8 +240,8 @@ class DiskStore:
 
         self._begin(True, write, done)
 
-    async def learned(self, application: int) -> Learned:
-        found: Learned = await self._kept(False, "learned", application)
+    async def learned(self, application: int, limit: int = EVERY) -> Learned:
+        found: Learned = await self._kept(False, "learned", application, limit)
         return found
 
     async def state_of(self, person: Person) -> bytes | None:

@@ -240,6 +240,9 @@ class LogContract:
         seq, own, entries = await store.learned(1)
         assert (seq, own) == (numbers[9], b"\0own")
         assert [number for number, _ in entries] == numbers[10:]
+        for limit in (0, 1, 999, 1_000, 1_001, 2_489, 2_490, 2_491):
+            some = await store.learned(1, limit)
+            assert some == Learned(seq, own, entries[:limit])
         assert (await store.learned(2))[:2] == (0, None)
 
     async def test_each_person_has_a_state(self, store: Store) -> None:

@@ -50,13 +50,11 @@ class Background:
         if not self._out or len(self._waiting) == 1:
             self._feed()
 
-    def promote(self, job: Job) -> bool:
+    def promote(self, job: Job) -> None:
         """A query joined the job: if it waits here, it waits no more."""
-        if job.queued or not self._waiting or job not in self._waiting:
-            return False
-        self._waiting.remove(job)
-        self._dispatcher.intake.submit(job)
-        return True
+        if job.queue is None and job in self._waiting:
+            self._waiting.remove(job)
+            self._dispatcher.intake.submit(job)
 
     def close(self, error: RowError) -> None:
         """Nobody will evaluate what waits."""

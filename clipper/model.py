@@ -133,8 +133,7 @@ class Model:
 
     def promote(self, job: Job) -> None:
         """A waiter with an earlier deadline joined the job."""
-        if not self.background.promote(job):
-            self.intake.promote(job)
+        self.background.promote(job)
 
     async def stop(self, drain_seconds: float) -> None:
         """Answer what was accepted, within the bound, and end the workers."""

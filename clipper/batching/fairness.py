@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from clipper.batching.job import Job, Work
+from clipper.batching.job import Work
 from clipper.batching.queue import JobQueue
 
 
@@ -42,14 +42,6 @@ class FairShares:
             return False
         self._let_in[source] += work.rows
         self.queue.push(work)
-        return True
-
-    def promote(self, job: Job) -> bool:
-        """A job got an earlier deadline; false if it does not go first. It must not leave
-        an old entry here, which would count again if the job is retried in the other."""
-        if not self.queue.rows or not self.queue.withdraw(job):
-            return False
-        self.queue.push(job)
         return True
 
     def forget(self) -> None:

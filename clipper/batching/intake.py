@@ -113,11 +113,6 @@ class Intake:
             self.queue.push(work)
             self._alarm.ring_soon()
 
-    def promote(self, job: Job) -> None:
-        """A waiter with an earlier deadline joined the job."""
-        if job.queued and not self.shares.promote(job):
-            self.queue.promote(job)
-
     # -- the door -------------------------------------------------------------------------
 
     def close(self, error: RowError) -> None:
@@ -147,10 +142,17 @@ class Intake:
             self.drop(dropped, now)
 
     def shed(self, rows: int, error: RowError, now: float) -> None:
-        """Give up the next rows: they cannot be in time."""
+        """Give up the next rows: they cannot be in time. Who has more time than the last of
+        them keeps what others share with him."""
         shed, dropped = self.queue.take(rows, sys.maxsize, now)
         self.drop(dropped, now)
+        last = max((part.deadline for part in shed), default=now)
         for part in shed:
+            if type(part) is Job and part.expires > last and part.wanted:
+                hasty = part.split(last)
+                self.put_back(part)
+                hasty.fail(error)
+                continue
             if error is EXPIRED:
                 self._stats.expired_rows += part.rows
             else:

@@ -7,6 +7,7 @@ raise or submit more work from inside that call; the others are told all the sam
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -38,6 +39,12 @@ class JobOwner(Protocol):
     def job_settled(self, job: Job, output: Output) -> None: ...
 
 
+class Line(Protocol):
+    """Where a job waits in the order of deadlines."""
+
+    def moved(self, job: Job) -> None: ...
+
+
 class Part(Protocol):
     """A job, or a piece of a block, inside one batch."""
 
@@ -57,6 +64,9 @@ class Part(Protocol):
     def wanted(self) -> bool: ...
 
     @property
+    def deadline(self) -> float: ...
+
+    @property
     def expires(self) -> float: ...
 
     def finish(self, outputs: Sequence[Output], at: int) -> None: ...
@@ -71,9 +81,13 @@ class Job:
     ends its life. `key` is where the cache knows it, None when it is not cached.
     """
 
+    # State beside that: who waits, by deadline, and these deadlines, None until there was a
+    # second; the queue it waits in, which hears when its deadline changes, and its ticket
+    # there, 0 unless it was out of order once (see JobQueue).
+
     __slots__ = (
-        "attempts", "deadline", "expires", "key", "owner", "payload", "queued", "settled",
-        "shape", "waiters",
+        "_deadlines", "attempts", "deadline", "expires", "key", "owner", "payload", "queue",
+        "settled", "shape", "ticket", "waiters",
     )  # fmt: skip
 
     rows = 1
@@ -93,25 +107,61 @@ class Job:
         self.key = key
         self.owner = owner
         self.waiters: list[Waiter] = [waiter]
+        self._deadlines: list[float] | None = None
         self.attempts = 0  # times a worker died under it
-        self.queued = False
+        self.queue: Line | None = None
+        self.ticket = 0
         self.settled = False
 
     def join(self, waiter: Waiter, deadline: float) -> bool:
         """Let one more query wait; true if that made the job more urgent."""
-        self.waiters.append(waiter)
-        if deadline > self.expires:
+        deadlines, before = self._deadlines, self.deadline
+        if deadlines is None:
+            deadlines = self._deadlines = [before] * len(self.waiters)
+        if deadlines and deadline >= self.expires:  # nearly always: it is the last to come
+            deadlines.append(deadline)
+            self.waiters.append(waiter)
             self.expires = deadline
-        if deadline < self.deadline:
-            self.deadline = deadline
-            return True
-        return False
+            return False
+        at = bisect_right(deadlines, deadline)
+        deadlines.insert(at, deadline)
+        self.waiters.insert(at, waiter)
+        self._renew(deadlines)
+        return self.deadline < before
 
     def leave(self, waiter: Waiter) -> None:
         """A waiter gave up. A job that nobody waits for is dropped when its turn comes,
         unless somebody joins before; one that runs already still fills the cache."""
-        if waiter in self.waiters:
-            self.waiters.remove(waiter)
+        try:
+            at = self.waiters.index(waiter)
+        except ValueError:
+            return
+        del self.waiters[at]
+        if self._deadlines is not None:
+            del self._deadlines[at]
+            self._renew(self._deadlines)
+
+    def split(self, deadline: float) -> Job:
+        """A job of all who wait until `deadline` at most; this one is left to the others,
+        of whom there must be some. Nobody can join the new one."""
+        deadlines = self._deadlines
+        assert deadlines is not None, "one waiter cannot be split"
+        at = bisect_right(deadlines, deadline)
+        first = Job(self.payload, self.shape, deadline, self.waiters[0])
+        first.waiters = self.waiters[:at]
+        del self.waiters[:at], deadlines[:at]
+        self._renew(deadlines)
+        return first
+
+    def _renew(self, deadlines: list[float]) -> None:
+        """Others wait than before."""
+        if not deadlines:
+            return  # it keeps its place, and is dropped there
+        self.expires = deadlines[-1]
+        if deadlines[0] != self.deadline:
+            self.deadline = deadlines[0]
+            if self.queue is not None:
+                self.queue.moved(self)
 
     @property
     def wanted(self) -> bool:
@@ -155,8 +205,8 @@ class Block:
     """
 
     __slots__ = (
-        "_left", "attempts", "deadline", "outputs", "payload", "queued", "row_bytes",
-        "rows", "settled", "shape", "taken", "waiter",
+        "_left", "attempts", "deadline", "outputs", "payload", "row_bytes", "rows",
+        "settled", "shape", "taken", "waiter",
     )  # fmt: skip
 
     key = None
@@ -174,7 +224,6 @@ class Block:
         self.outputs: list[Output | None] = [None] * rows
         self.taken = 0
         self.attempts = 0
-        self.queued = False
         self.settled = False
         self._left = rows
 

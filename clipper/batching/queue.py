@@ -9,6 +9,10 @@ from itertools import chain, count
 
 from clipper.batching.job import Block, Job, Part, Slice, Work, waiting_rows
 
+# Entries that are skipped when they come up are swept out when they are more than the rows
+# that wait, and than so many.
+_SWEEP = 64
+
 
 class JobQueue:
     """Work in the order of deadlines, first come first served among equals.
@@ -16,6 +20,10 @@ class JobQueue:
     Nearly all jobs arrive in the order of their deadlines, because most share one SLO:
     those go to a deque. The few that come out of order go to a heap, and the next job is
     the earlier of the two heads.
+
+    A job whose deadline changes is entered in the heap once more. Its ticket says which of
+    its entries counts: that of the heap with this ticket, or that in the line where it has
+    none. It keeps one for good, and so never stands in the line twice.
     """
 
     def __init__(self) -> None:
@@ -24,40 +32,42 @@ class JobQueue:
         self._line: deque[Work] = deque()
         self._tail = float("-inf")
         self._heap: list[tuple[float, int, Work]] = []
-        self._ticket = count()
+        self._ticket = count(1)
         self.rows = 0
 
     def __repr__(self) -> str:
         return f"<JobQueue rows={self.rows} out_of_order={len(self._heap)}>"
 
     def push(self, work: Work) -> None:
-        if isinstance(work, (Job, Block)):
-            work.queued = True
         self.rows += work.rows
+        ticket = 0
+        if type(work) is Job:
+            work.queue = self
+            ticket = work.ticket
         line = self._line
-        if not line or work.deadline >= self._tail:
+        if not ticket and (not line or work.deadline >= self._tail):
             line.append(work)
             self._tail = work.deadline
         else:
-            heapq.heappush(self._heap, (work.deadline, next(self._ticket), work))
+            self._push_out_of_order(work)
 
-    def promote(self, job: Job) -> None:
-        """A job got an earlier deadline: it is entered again at its new place, and its
-        old entry is skipped when it comes up."""
-        heapq.heappush(self._heap, (job.deadline, next(self._ticket), job))
+    def moved(self, job: Job) -> None:
+        """A job that waits here got another deadline: it is entered again at its new place,
+        and its old entry is skipped when it comes up."""
+        self._push_out_of_order(job)
+        if len(self._line) + len(self._heap) > 2 * self.rows + _SWEEP:
+            self._sweep()
 
-    def withdraw(self, work: Work) -> bool:
-        """Take out work that stands here at most once; false if it does not."""
-        if work in self._line:
-            self._line.remove(work)
-        else:
-            others = [entry for entry in self._heap if entry[2] is not work]
-            if len(others) == len(self._heap):
-                return False
-            heapq.heapify(others)
-            self._heap = others
-        self.rows -= waiting_rows(work)
-        return True
+    def _push_out_of_order(self, work: Work) -> None:
+        ticket = next(self._ticket)
+        if type(work) is Job:
+            work.ticket = ticket
+        heapq.heappush(self._heap, (work.deadline, ticket, work))
+
+    def _sweep(self) -> None:
+        self._line = deque(work for work in self._line if not self._is_old(work))
+        self._heap = [entry for entry in self._heap if not self._is_old(entry[2], entry[1])]
+        heapq.heapify(self._heap)
 
     def take(self, limit: int, max_bytes: int, now: float) -> tuple[list[Part], list[Work]]:
         """Up to `limit` rows in order, and the work that was dropped on the way because
@@ -104,14 +114,15 @@ class JobQueue:
         line, size = self._line, 0
         while line and len(taken) < room:
             work = line[0]
-            if type(work) is not Job or not work.queued:
+            # while nothing is in the heap, an old entry's job waits elsewhere or nowhere
+            if type(work) is not Job or work.queue is not self:
                 break
             size += len(work.payload)
             if not work.waiters or work.expires <= now or (size > max_bytes and taken):
                 size -= len(work.payload)
                 break
             line.popleft()
-            work.queued = False
+            work.queue = None
             taken.append(work)
         self.rows -= len(taken)
         return size
@@ -132,7 +143,7 @@ class JobQueue:
         """The earliest deadline of what waits; infinity where nothing does."""
         if self._line and not self._heap:
             first = self._line[0]
-            if type(first) is not Job or first.queued:
+            if type(first) is not Job or first.queue is self:
                 return first.deadline
         work = self._head()
         return float("inf") if work is None else work.deadline
@@ -158,12 +169,11 @@ class JobQueue:
         return rows
 
     def _in_order(self) -> Iterable[Work]:
-        line = (work for work in self._line if not _gone(work))
+        line = (work for work in self._line if not self._is_old(work))
         if not self._heap:
             return line
-        # a job that was made more urgent stands in both
-        heaped = (work for _, _, work in self._heap if not _gone(work))
-        return sorted({id(w): w for w in chain(line, heaped)}.values(), key=_deadline)
+        heaped = (work for _, n, work in self._heap if not self._is_old(work, n))
+        return sorted(chain(line, heaped), key=_deadline)
 
     def drain(self) -> list[Work]:
         """Everything that waits, removed."""
@@ -176,9 +186,9 @@ class JobQueue:
 
     def _head(self) -> Work | None:
         line, heap = self._line, self._heap
-        while line and _gone(line[0]):
+        while line and self._is_old(line[0]):
             line.popleft()
-        while heap and _gone(heap[0][2]):
+        while heap and self._is_old(heap[0][2], heap[0][1]):
             heapq.heappop(heap)
         if heap and (not line or heap[0][0] < line[0].deadline):
             return heap[0][2]
@@ -189,13 +199,12 @@ class JobQueue:
             self._line.popleft()
         else:
             heapq.heappop(self._heap)
-        if isinstance(head, (Job, Block)):
-            head.queued = False
+        if type(head) is Job:
+            head.queue = None
 
-
-def _gone(work: Work) -> bool:
-    """An entry whose job was taken through another entry of it."""
-    return type(work) is Job and not work.queued
+    def _is_old(self, work: Work, ticket: int = 0) -> bool:
+        """An entry whose job stands elsewhere by now, or was taken."""
+        return type(work) is Job and (work.queue is not self or work.ticket != ticket)
 
 
 def _deadline(work: Work) -> float:

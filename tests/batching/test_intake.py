@@ -167,6 +167,54 @@ def test_what_is_given_up_is_told_and_counted_for_what_it_is(
     assert (door.stats.shed_rows, door.stats.expired_rows) == counts
 
 
+def test_who_has_time_keeps_a_job_that_another_has_no_time_for(door: Door) -> None:
+    """Two applications ask the same input: one has 5 ms, the other 500."""
+    job, hasty = door.job(slo=0.005)
+    patient, between = Waiter(), door.job(slo=0.1)[0]
+    job.join(patient, door.clock.now() + 0.5)
+    door.intake.shed(1, SHED, door.clock.now())
+    assert (hasty.output, patient.told) == (SHED, False)
+    assert door.intake.waiting_rows == 2 and door.stats.shed_rows == 0
+    taken, _ = door.intake.queue.take(2, 1000, door.clock.now())
+    assert taken == [between, job], "it goes by the deadline of who is left"
+
+
+def test_all_who_have_no_more_time_than_what_is_given_up_are_told(door: Door) -> None:
+    job, first = door.job(slo=0.005)
+    second, third, patient = Waiter(), Waiter(), Waiter()
+    now = door.clock.now()
+    job.join(third, now + 0.1)
+    job.join(second, now + 0.05)
+    job.join(patient, now + 0.5)
+    other = door.job(slo=0.1)[1]
+    door.intake.shed(2, EXPIRED, now)
+    told = [waiter.output for waiter in (first, second, third, other, patient)]
+    assert told == [EXPIRED] * 4 + [None]
+    assert door.stats.expired_rows == 1
+    assert (job.deadline, job.expires) == (now + 0.5, now + 0.5)
+
+
+def test_who_is_told_and_asks_the_same_again_joins_who_is_left(door: Door) -> None:
+    again = Waiter()
+    hasty = Waiter(lambda: job.join(again, door.clock.now() + 0.2))
+    job, _ = door.job(slo=0.005, waiter=hasty)
+    job.join(Waiter(), door.clock.now() + 0.5)
+    door.intake.shed(1, SHED, door.clock.now())
+    assert hasty.output == SHED and not again.told
+    assert door.intake.queue.deadlines(10) == [door.clock.now() + 0.2]
+
+
+def test_a_job_that_all_leave_as_one_of_them_is_told_is_not_lost(door: Door) -> None:
+    patient = Waiter()
+    hasty = Waiter(lambda: job.leave(patient))
+    job, _ = door.job(slo=0.005, waiter=hasty)
+    job.join(patient, door.clock.now() + 0.5)
+    door.intake.shed(1, SHED, door.clock.now())
+    door.intake.prune(door.clock.now())
+    assert job.settled and not patient.told
+    assert door.stats.abandoned_rows == 1 and door.intake.waiting_rows == 0
+
+
 def test_what_nobody_waits_for_is_dropped_from_both_queues(door: Door) -> None:
     door.intake.share(True)
     jobs = [door.job(waiter=From("flood")) for _ in range(4)]
@@ -212,7 +260,6 @@ def test_a_job_in_flight_is_not_promoted(door: Door) -> None:
     job, _ = door.job()
     door.intake.queue.take(1, 1000, door.clock.now())
     assert job.join(Waiter(), door.clock.now() + 0.5)
-    door.intake.promote(job)
     assert door.intake.queue.deadlines(10) == []
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clipper.batching.job import EXPIRED, Block, Job, Slice, Work, halves
-from clipper.batching.queue import JobQueue
+from clipper.batching.queue import _SWEEP, JobQueue
 from clipper.values import Output, RowError
 
 FAILED = RowError("failed", "it failed")
@@ -193,7 +193,6 @@ def test_a_promoted_job_moves_up_and_comes_out_once() -> None:
         queue.push(work)
     for deadline in (4.0, 3.0):
         assert jobs[2].join(Waiter(), deadline)
-        queue.promote(jobs[2])
     assert queue.rows == 4
     assert queue.deadlines(1000) == [3.0, 5.0, 6.0, 8.0]  # each job once
     taken, _ = take(queue, limit=1)
@@ -202,13 +201,54 @@ def test_a_promoted_job_moves_up_and_comes_out_once() -> None:
     assert take(queue)[0] == [jobs[0], jobs[1], jobs[3]]
 
 
+def test_a_job_whose_hasty_waiter_left_goes_by_the_deadline_of_the_other() -> None:
+    queue = JobQueue()
+    hasty = Waiter()
+    jobs = [job(3.0, waiter=hasty), job(4.0), job(5.0)]
+    for work in jobs:
+        queue.push(work)
+    jobs[0].join(Waiter(), 4.5)
+    jobs[0].leave(hasty)
+    assert (queue.head, queue.deadlines(9)) == (4.0, [4.0, 4.5, 5.0])
+    assert take(queue, limit=1)[0] == [jobs[1]]
+    assert take(queue)[0] == [jobs[0], jobs[2]] and queue.rows == 0
+
+
+def test_a_job_that_moves_on_and_on_costs_no_memory() -> None:
+    queue = JobQueue()
+    for deadline in (1.0, 2.0, 3.0):
+        queue.push(job(deadline))
+    moves = job(4.0)
+    queue.push(moves)
+    for turn in range(1000):
+        hasty = Waiter()
+        moves.join(hasty, 0.5 + turn % 7)
+        moves.leave(hasty)
+        assert len(queue._heap) <= 2 * 4 + _SWEEP
+        assert queue.deadlines(9) == [1.0, 2.0, 3.0, 4.0]
+    assert take(queue, limit=9)[0][3] is moves
+
+
+def test_a_job_that_was_moved_counts_once_in_another_queue() -> None:
+    one, other = JobQueue(), JobQueue()
+    first, moved = job(1.0), job(2.0)
+    one.push(first)
+    one.push(moved)
+    moved.join(Waiter(), 0.5)
+    assert take(one, limit=1)[0] == [moved]
+    other.push(moved)  # its old place in the one is still there
+    assert one.deadlines(9) == [1.0] and other.deadlines(9) == [0.5]
+    moved.join(Waiter(), 0.25)
+    assert (take(one)[0], take(other)[0]) == ([first], [moved])
+    assert (one.rows, other.rows) == (0, 0)
+
+
 def test_a_promoted_job_that_comes_back_is_given_out_once_more_only() -> None:
     queue = JobQueue()
     first, second = job(5.0), job(6.0)
     queue.push(first)
     queue.push(second)
     second.join(Waiter(), 4.0)
-    queue.promote(second)
     assert take(queue, limit=1)[0] == [second]
     queue.push(second)  # its worker died; its old place in line is still there
     assert queue.deadlines(1000) == [4.0, 5.0]
@@ -273,7 +313,7 @@ def test_expired_and_abandoned_work_is_dropped_on_the_way() -> None:
     whole.leave()
     taken, dropped = take(queue, now=1.0)
     assert taken == [alive] and dropped == [expired, abandoned, whole]
-    assert queue.rows == 0 and not expired.queued
+    assert queue.rows == 0 and expired.queue is None
 
 
 def test_a_job_lives_as_long_as_its_latest_waiter() -> None:
@@ -311,7 +351,6 @@ def test_draining_takes_everything() -> None:
     queue.push(whole)
     queue.push(work)
     work.join(Waiter(), 1.0)
-    queue.promote(work)
     assert queue.drain() == [work, whole]
     assert queue.rows == 0 and queue.drain() == [] and queue.deadlines(1000) == []
     assert "rows=0" in repr(queue)
@@ -331,7 +370,9 @@ class Life(RuleBasedStateMachine):
         self.waiting: dict[int, tuple[Work, int]] = {}  # by id: what waits, and its rows
         self.flying: list[Job | Slice] = []
         self.waiters: list[tuple[Waiter, Job | Block]] = []
+        self.times: dict[int, float] = {}  # deadlines of those who wait for jobs, by id
         self.left: set[int] = set()
+        self.most_rows = 0
 
     def enter(self, work: Work) -> None:
         self.queue.push(work)
@@ -346,6 +387,7 @@ class Life(RuleBasedStateMachine):
         work = Job(b"x" * size, None, self.now + after, waiter)
         self.all.append(work)
         self.waiters.append((waiter, work))
+        self.times[id(waiter)] = work.deadline
         self.enter(work)
 
     @rule(after=st.integers(-3, 20), rows=st.integers(1, 9), size=st.integers(0, 3))
@@ -364,8 +406,8 @@ class Life(RuleBasedStateMachine):
             return
         work, waiter = data.draw(st.sampled_from(open_jobs)), Waiter()
         self.waiters.append((waiter, work))
-        if work.join(waiter, self.now + after) and work.queued:
-            self.queue.promote(work)
+        self.times[id(waiter)] = self.now + after
+        work.join(waiter, self.now + after)
 
     @precondition(lambda self: self.waiters)
     @rule(data=st.data())
@@ -396,6 +438,25 @@ class Life(RuleBasedStateMachine):
         assert deadlines == sorted(deadlines)
         left = [w.deadline for w, _ in self.waiting.values() if self.alive(w)]
         assert not left or not taken or deadlines[-1] <= min(left)
+
+    @rule(limit=st.integers(1, 12))
+    def shed(self, limit: int) -> None:
+        """As the intake does: who has more time than all that are given up stays."""
+        taken, dropped = self.queue.take(limit, LARGE, self.now)
+        self.drop(dropped)
+        for part in taken:
+            self.account(part)
+        last = max((part.deadline for part in taken), default=0.0)
+        for part in taken:
+            self.flying.remove(part)
+            if isinstance(part, Slice) or part.expires <= last:
+                part.fail(FAILED)
+                continue
+            waiters = part.waiters.copy()
+            part.split(last).fail(FAILED)
+            assert part.waiters == [w for w in waiters if self.times[id(w)] > last]
+            assert all(w.told == (self.times[id(w)] <= last) for w in waiters)
+            self.enter(part)
 
     def account(self, part: Job | Slice) -> None:
         assert self.alive(part)
@@ -431,6 +492,20 @@ class Life(RuleBasedStateMachine):
         assert self.queue.rows == sum(rows for _, rows in self.waiting.values())
 
     @invariant()
+    def keeps_few_old_entries(self) -> None:
+        self.most_rows = max(self.most_rows, self.queue.rows)
+        entries = len(self.queue._line) + len(self.queue._heap)
+        assert entries <= 3 * self.most_rows + _SWEEP
+
+    @invariant()
+    def a_job_has_the_deadlines_of_those_who_wait(self) -> None:
+        for work in self.all:
+            if isinstance(work, Job) and work.wanted:
+                times = [self.times[id(waiter)] for waiter in work.waiters]
+                assert times == sorted(times)
+                assert (work.deadline, work.expires) == (times[0], times[-1])
+
+    @invariant()
     def lists_each_deadline_once(self) -> None:
         waiting = self.waiting.values()
         expected = sorted(w.deadline for w, rows in waiting for _ in range(rows))
@@ -451,36 +526,6 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestLife = Life.TestCase
-
-
-def test_what_is_withdrawn_is_gone_from_wherever_it_stands() -> None:
-    queue = JobQueue()
-    late, early, many, absent = job(3.0), job(1.0), block(4, 2.0), job(2.0)
-    for work in (late, early, many):
-        queue.push(work)
-    assert not queue.withdraw(absent)
-    assert queue.rows == 6
-    assert queue.withdraw(early)
-    assert (queue.rows, queue.head) == (5, 2.0)
-    assert queue.withdraw(late)
-    assert not queue.withdraw(late)
-    assert queue.rows == 4
-    taken, _ = take(queue, 1)
-    assert queue.withdraw(many), "what is left of it"
-    assert queue.rows == 0
-    assert take(queue) == ([], [])
-    assert [part.block for part in taken] == [many]
-
-
-def test_what_is_withdrawn_keeps_the_order_of_the_others() -> None:
-    queue = JobQueue()
-    queue.push(job(9.0))
-    jobs = [job(deadline) for deadline in (5.0, 1.0, 4.0, 2.0, 3.0)]
-    for each in jobs:
-        queue.push(each)
-    assert queue.withdraw(jobs[1])
-    taken, _ = take(queue)
-    assert [part.deadline for part in taken] == [2.0, 3.0, 4.0, 5.0, 9.0]
 
 
 def test_deadlines_are_one_for_each_row_up_to_a_limit() -> None:
@@ -550,7 +595,7 @@ def test_slices_have_their_block_s_shape_and_are_settled_once() -> None:
     shaped = Block(bytes(20), 5, (2, 2), 1.0, waiter)
     first = shaped.cut(2)
     assert isinstance(first, Slice) and first.shape == (2, 2)
-    assert (shaped.attempts, shaped.queued) == (0, False)
+    assert shaped.attempts == 0
     first.finish([b"a", b"b"], 0)
     with pytest.raises(AssertionError, match="settled exactly once"):
         first.fail(FAILED)

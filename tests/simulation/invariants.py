@@ -411,8 +411,9 @@ class Invariants:
 
 def _waiting(queue: Any) -> list[Any]:
     """The entries of the queue, each once."""
-    entries = [*queue._line, *(entry[2] for entry in queue._heap)]
-    return list({item: None for item in entries if type(item) is not Job or item.queued})
+    entries = list(queue._in_order())
+    assert len(entries) == len(set(entries)), "a job stands in the queue twice"
+    return entries
 
 
 def _is_over(waiter: Any) -> bool:

@@ -64,7 +64,7 @@ def run(run: FaultRun) -> None:
 
 
 def run_kills(run: FaultRun, spares: int) -> None:
-    kills = run.pick(100, 5)
+    kills = run.pick(100, 3)
     done = f"{kills} worker kills, {REPLICAS} replicas"
     done += ", a warm spare" if spares else ""
     scratch = run.directory(f"kills-{spares}")

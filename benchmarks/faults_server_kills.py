@@ -49,7 +49,7 @@ def run(run: FaultRun) -> None:
 
 def run_kills(run: FaultRun) -> None:
     part, rows = "server_kills", "S1"
-    kills = run.pick(200, 4)
+    kills = run.pick(200, 2)
     done = f"{kills} server kills under deploys, feedback and predictions"
     storm = _storm()
     progress(f"server_kills: {done}")
@@ -87,7 +87,7 @@ def _storm() -> Any:
 
 def run_starts(run: FaultRun) -> None:
     part, rows = "server_kills", "S1"
-    log_rows, starts = run.pick(LOG_ROWS, 20_000), run.pick(20, 2)
+    log_rows, starts = run.pick(LOG_ROWS, 20_000), run.pick(20, 1)
     done = f"{starts} kills with {APPLICATIONS} applications, {log_rows:,} log rows"
     progress(f"server_kills: {done}")
     first: list[float] = []

@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 
 
 def run(run: FaultRun) -> None:
-    requests, report = run.pick(REQUESTS, 50_000), run.pick(REPORT, 5_000)
+    requests, report = run.pick(REQUESTS, 20_000), run.pick(REPORT, 2_000)
     part, row, done = "soak", "M1", f"{requests:,} mixed requests"
     scratch = run.directory("soak")
     settings = scratch / "clipper.toml"

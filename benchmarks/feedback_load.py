@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import re
 import subprocess
@@ -27,7 +26,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from benchmarks.load import JSON, LoadError, make_request, parse_answer, percentile, post
-from benchmarks.process import ROOT
+from benchmarks.process import ROOT, no_collector
 
 ROWS_PER_ASK = 100  # rows of one input_batch: one decision is taken for all of them
 SETTLE = (
@@ -168,17 +167,15 @@ class Generator:
                 lambda: Connection(self), "127.0.0.1", port
             )
             self._connections.append(connection)
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        print("begin", flush=True)
-        cpu, begun = time.process_time(), time.perf_counter()
-        for connection in self._connections:
-            connection.send()
-        timer = loop.call_later(seconds, self.end)
-        await self._over.wait()
-        timer.cancel()
-        cpu = time.process_time() - cpu
+        with no_collector():
+            print("begin", flush=True)
+            cpu, begun = time.process_time(), time.perf_counter()
+            for connection in self._connections:
+                connection.send()
+            timer = loop.call_later(seconds, self.end)
+            await self._over.wait()
+            timer.cancel()
+            cpu = time.process_time() - cpu
         ordered = sorted(self.latencies)
         seen = FeedbackSeen(
             accepted=self.accepted,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import http.client
 import json
 import math
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
-from benchmarks.process import ROOT
+from benchmarks.process import ROOT, no_collector
 
 SCRIPT = Path(__file__).with_name("bodies.lua")
 
@@ -209,13 +208,12 @@ class Generator:
                 lambda: Connection(self), host, port
             )
             self._open.add(connection)
-        gc.freeze()
-        gc.disable()
-        begin = time.perf_counter()
-        for connection in self._open:
-            connection.send()
-        await asyncio.sleep(seconds)
-        took = time.perf_counter() - begin
+        with no_collector():
+            begin = time.perf_counter()
+            for connection in self._open:
+                connection.send()
+            await asyncio.sleep(seconds)
+            took = time.perf_counter() - begin
         load = self._result(took)
         self._stopping = True
         for connection in self._open:

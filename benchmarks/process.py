@@ -5,13 +5,14 @@ Reads /proc, so it needs Linux.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,19 @@ class Memory(NamedTuple):
 
     pss: int
     rss: int
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Without the garbage collector, whose passes would look like the server's latency."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def read_stat(pid: int) -> Stat | None:

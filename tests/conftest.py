@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+from collections.abc import Iterator
 
 import pytest
 from engine_room import disk, engine, workers  # noqa: F401
@@ -29,6 +31,14 @@ settings.register_profile(
 # A shell has its background jobs ignore it, and so would every server that tests end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """What a test does to the garbage collector it undoes; thousands come after it."""
+    before = gc.isenabled(), gc.get_threshold()
+    yield
+    assert (gc.isenabled(), gc.get_threshold()) == before
 
 
 @pytest.fixture

@@ -221,7 +221,8 @@ def test_the_heaviest_bodies_hold_the_server_up_for_a_moment(
 def test_more_values_than_may_be_are_not_decoded(
     kind: InputType, each: bytes, name: bytes
 ) -> None:
-    body = b'{"%b":[%b]}' % (name, b",".join([each] * 2_000_000)[:8_000_000])
+    many = (each + b",") * (8_000_000 // (len(each) + 1))
+    body = b'{"%b":[%b]}' % (name, many[:-1])
     began = time.process_time()
     with pytest.raises(PayloadTooLarge, match=r"limits\.values_per_request"):
         decode(kind, body)

@@ -9,9 +9,15 @@ from msgspec.structs import replace
 
 from clipper.batching.registry import make_controller
 from clipper.config import Limits
-from clipper.errors import Conflict, InvalidInput, NotFound, TooManyRequests
+from clipper.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+)
 from clipper.inputs import encode_json_value, parse_input_type
-from clipper.records import ApplicationRecord, ModelRecord, State
+from clipper.records import ApplicationRecord, Damaged, ModelRecord, State
 from clipper.registration import check_application, check_model, json_bytes
 from clipper.store.base import (
     Change,
@@ -45,22 +51,50 @@ class Catalog:
         """Every version, by "name:version"."""
         return self.state.models
 
+    @property
+    def damaged(self) -> Damaged:
+        """The records that cannot be read."""
+        return self.state.damaged
+
+    def check_readable(self, damaged: dict[str, str], key: str, way_on: str) -> None:
+        """Refuse what needs a record that cannot be read."""
+        if key in damaged:
+            raise Unavailable(
+                f"{key:.200} cannot be served: {damaged[key]}; restore the data directory "
+                f"from a backup, or {way_on}"
+            )
+
+    def check_application(self, name: str) -> None:
+        """Refuse an application whose record cannot be read."""
+        way_on = "delete the application and register it again, which begins anew"
+        self.check_readable(self.damaged.applications, name, way_on)
+
+    def check_version(self, name: str, version: str) -> None:
+        """Refuse a version whose record cannot be read."""
+        way_on = "deploy the version again, or undeploy it"
+        self.check_readable(self.damaged.models, f"{name}:{version}", way_on)
+
     def apply(self, changes: Iterable[Change]) -> None:
         """Take over what was committed."""
-        state = self.state
+        state, damaged = self.state, self.damaged
         for change in changes:
             match change:
                 case PutApplication(record=application):
                     state.applications[application.name] = application
+                    damaged.applications.pop(application.name, None)
                 case DeleteApplication(name=name):
                     state.applications.pop(name, None)
+                    damaged.applications.pop(name, None)
                 case PutModel(record=model):
                     state.models[model.key] = model
                     self._sizes[model.key] = _size(model)
+                    damaged.models.pop(model.key, None)
                 case DeleteModel(name=name, version=version):
                     state.models.pop(f"{name}:{version}", None)
                     self._sizes.pop(f"{name}:{version}", None)
+                    damaged.models.pop(f"{name}:{version}", None)
                 case SetCurrent(name=name, version=current, previous=previous):
+                    damaged.current.pop(name, None)
                     state.previous[name] = list(previous)
                     if not previous:
                         del state.previous[name]
@@ -134,11 +168,14 @@ class Catalog:
         """The changes that delete a version and take it out of the history. If it was
         current, the model has no current version until one is set or deployed: nothing
         else was asked for."""
-        self.model(name, version)
+        if f"{name}:{version}" not in self.damaged.models:
+            self.model(name, version)
         before, now = self.state.previous.get(name, []), self.state.current.get(name)
         history = [v for v in before if v != version]
         changes: list[Change] = [DeleteModel(name, version)]
-        if now == version or history != before:
+        others = [record for record in self.versions(name) if record.version != version]
+        lost = name in self.damaged.current and not others
+        if now == version or history != before or lost:
             changes.append(SetCurrent(name, None if now == version else now, history))
         return changes
 
@@ -174,6 +211,12 @@ class Catalog:
     def check_new_application(self, spec: ApplicationRecord) -> ApplicationRecord:
         """The specification in canonical form, if it can be registered now."""
         spec = check_application(spec)
+        if spec.name in self.damaged.applications:
+            raise Conflict(
+                f"application '{spec.name}' exists, but "
+                f"{self.damaged.applications[spec.name]}; restore the data directory from "
+                "a backup, or delete the application first, with what it learned"
+            )
         if spec.name in self.applications:
             raise Conflict(f"application '{spec.name}' already exists")
         if len(self.applications) >= self._limits.applications:

@@ -129,9 +129,11 @@ class Deploys:
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def drop_unused_blobs(self) -> None:
-        # a deploy under way has put its blob and not committed its record yet
-        if not self._under_way and self._changes.may_start:
-            models = self._inventory.catalog.models.values()
+        # a deploy under way has put its blob and not committed its record yet, and of a
+        # version whose record cannot be read nobody knows which is its
+        catalog = self._inventory.catalog
+        if not self._under_way and self._changes.may_start and not catalog.damaged.models:
+            models = catalog.models.values()
             await self._store.delete_blobs({r.blob for r in models if r.blob is not None})
 
 

@@ -115,7 +115,9 @@ class Engine:
         self.ids = await self._keys.open()
         self.token = (await self.store.secret("admin-token")).hex()
         self._inventory.restore(state)
+        self._tell_damage()
         self.learning = self._make_learning()
+        self.learning.unowned_stay = bool(state.damaged.applications)
         refresh = self._inventory.refresh
         await asyncio.gather(
             *(self.learning.restore(r, refresh) for r in state.applications.values())
@@ -135,6 +137,26 @@ class Engine:
             except InvalidInput as error:
                 # its applications choose by their first model and say why; others go on
                 logger.error("%s", error, exc_info=error.__cause__)
+
+    def _tell_damage(self) -> None:
+        for found in self.damage():
+            logger.error(
+                "%s %s: %s; it stays as it is, all else goes on",
+                found["kind"], found["name"], found["reason"],
+            )  # fmt: skip
+
+    def damage(self) -> list[dict[str, str]]:
+        """The records in the store that cannot be read, each with kind, name and reason."""
+        damaged = self.catalog.damaged
+        return [
+            {"kind": kind, "name": name, "reason": reason}
+            for kind, reasons in (
+                ("application", damaged.applications),
+                ("version", damaged.models),
+                ("current version of", damaged.current),
+            )
+            for name, reason in reasons.items()
+        ]
 
     def _make_learning(self) -> Learning:
         loop = asyncio.get_running_loop()
@@ -241,11 +263,22 @@ class Engine:
 
     async def delete_application(self, name: str) -> None:
         async with self.changes.of_records():
-            await to_its_end(self._delete_application(self.application(name)))
+            if name in self.catalog.damaged.applications:
+                await to_its_end(self._delete_damaged_application(name))
+            else:
+                await to_its_end(self._delete_application(self.application(name)))
 
     async def _delete_application(self, application: Application) -> None:
         await self._inventory.commit(DeleteApplication(application.name))
         await self.learning.drop(application.number)
+
+    async def _delete_damaged_application(self, name: str) -> None:
+        """Its number is not known: what it learned is what is nobody's, once that can be
+        told."""
+        await self._inventory.commit(DeleteApplication(name))
+        if not self.catalog.damaged.applications:
+            self.learning.unowned_stay = False
+            await self.learning.drop_left()
 
     async def link(self, name: str, models: list[str]) -> None:
         """Add candidate models, which must exist, to an application."""
@@ -327,9 +360,13 @@ class Engine:
     async def delete_model(self, name: str, version: str) -> None:
         """Take a version out of service and forget it."""
         async with self.changes.of_records():
-            model = self.model(name, version)
+            unreadable = f"{name}:{version}" in self.catalog.damaged.models
+            model = None if unreadable else self.model(name, version)
             await self._inventory.commit(*self.catalog.remove(name, version))
-        self._tasks.spawn(self._retire(model))
+        if model is not None:
+            self._tasks.spawn(self._retire(model))
+        else:
+            self._tasks.spawn(self.deploys.drop_unused_blobs())
 
     async def scale(self, name: str, version: str | None, replicas: int) -> ModelRecord:
         """Change the number of replicas of a version, by default the current one."""

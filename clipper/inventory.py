@@ -14,12 +14,14 @@ from random import Random
 
 from clipper.application import Application
 from clipper.batching.job import Job
+from clipper.batching.registry import make_controller
 from clipper.cache import PredictionCache
 from clipper.catalog import Catalog
 from clipper.clock import Clock
 from clipper.config import Settings
-from clipper.errors import NotFound
+from clipper.errors import InvalidInput, NotFound
 from clipper.feedback import Feedback
+from clipper.inputs import parse_input_type
 from clipper.learning.service import Learning
 from clipper.model import MakeReplicas, Model
 from clipper.prepared import Prepared
@@ -72,6 +74,7 @@ class Inventory:
     def restore(self, state: State) -> None:
         """Take over what the store holds. Workers that were not prepared come up in the
         background, those of current versions first."""
+        _set_unfit_aside(state)
         catalog = self.catalog = Catalog(state, self._settings.limits)
         for record in sorted(
             catalog.models.values(), key=lambda r: not catalog.is_current(r)
@@ -94,12 +97,14 @@ class Inventory:
     def application(self, name: str) -> Application:
         application = self.applications.get(name)
         if application is None:
+            self.catalog.check_application(name)
             raise NotFound(f"No application with name '{name:.100}' exists.")
         return application
 
     def model(self, name: str, version: str) -> Model:
         model = self.models.get(ModelId(name, version))
         if model is None:
+            self.catalog.check_version(name, version)
             raise NotFound(
                 f"model with name '{name:.100}' and version '{version:.100}' does not exist"
             )
@@ -212,3 +217,20 @@ def _candidates(policy: SelectionPolicy, record: ApplicationRecord) -> Sequence[
     except Exception:
         logger.exception("policy %s names no candidates for %s", policy.name, record.name)
         return record.models
+
+
+def _set_unfit_aside(state: State) -> None:
+    """Records that can be read and say what this version does not know are damaged, too."""
+    for name, application in list(state.applications.items()):
+        try:
+            parse_input_type(application.input_type)
+        except InvalidInput as error:
+            state.damaged.applications[name] = str(error)
+            del state.applications[name]
+    for key, model in list(state.models.items()):
+        try:
+            parse_input_type(model.input_type)
+            make_controller(model.batching, 1.0)
+        except InvalidInput as error:
+            state.damaged.models[key] = str(error)
+            del state.models[key]

@@ -95,6 +95,15 @@ class ApplicationRecord(msgspec.Struct, frozen=True):
     created: float = 0.0
 
 
+class Damaged(msgspec.Struct):
+    """Records that cannot be read, each by its key with what is wrong with it. They stay as
+    they are until somebody deletes or replaces them."""
+
+    applications: dict[str, str] = {}
+    models: dict[str, str] = {}  # by "name:version"
+    current: dict[str, str] = {}  # model name -> why it is not known which is current
+
+
 class State(msgspec.Struct):
     """Everything a store holds of records, as read once at start."""
 
@@ -105,3 +114,4 @@ class State(msgspec.Struct):
         str, list[str]
     ] = {}  # model name -> earlier current versions, newest last
     last_number: int = 0  # highest application number or model generation ever given out
+    damaged: Damaged = msgspec.field(default_factory=Damaged)

@@ -58,8 +58,8 @@ def make_other(database: Path) -> None:
     _edit(database, "DROP TABLE counter")
 
 
-def flip_record(database: Path) -> None:
-    _flip(database, b'"loss":"zero_one"')
+def flip_counter(database: Path) -> None:
+    _edit(database, "UPDATE counter SET sum = sum + 1")
 
 
 def flip_log(database: Path) -> None:
@@ -67,12 +67,6 @@ def flip_log(database: Path) -> None:
     content = bytearray(database.read_bytes())
     start = content.index(b'"%0999d"' % 200) // PAGE * PAGE
     content[start] ^= 0x60
-    database.write_bytes(content)
-
-
-def _flip(database: Path, text: bytes) -> None:
-    content = bytearray(database.read_bytes())
-    content[content.index(text) + 9] ^= 1
     database.write_bytes(content)
 
 
@@ -92,7 +86,7 @@ def _edit(database: Path, statement: str) -> None:
         (remove_log_of_a_kill, "clipper.db-wal is missing"),
         (make_newer, "was written by a newer version of Clipper"),
         (make_other, "its tables are not those of this version"),
-        (flip_record, "does not match its sum"),
+        (flip_counter, "does not match its sum"),
         (flip_log, "is damaged"),
     ],
 )

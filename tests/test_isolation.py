@@ -15,7 +15,7 @@ import pytest
 
 from clipper import Server
 from clipper.config import Settings, make_settings
-from clipper.errors import NotFound, Unavailable
+from clipper.errors import Conflict, NotFound, Unavailable
 from clipper.frontend.api import QueryApi
 from clipper.selection import registry
 from clipper.store.base import Entry, Snapshot
@@ -328,3 +328,183 @@ async def test_fields_of_another_version_are_passed_by(lived: Lived) -> None:
         assert await states(server) == learned
         asked = await server.predict(HURT, [1.0])
         assert not asked.default
+
+
+# -- records that cannot be read ---------------------------------------------------------
+
+
+def senseless(body: bytes) -> bytes:
+    return body[:-1]
+
+
+def of_an_unknown_kind(body: bytes) -> bytes:
+    return body.replace(b'"doubles"', b'"quaternions"').replace(b'"previous":', b'"was":')
+
+
+class Spoiled:
+    """One record that was changed, and the row as it was and as it is."""
+
+    def __init__(self, data: Path, table: str, key: str) -> None:
+        self.data, self.table, self.key = data, table, key
+        self.whole = self.row()
+
+    def row(self) -> Any:
+        connection = sqlite3.connect(self.data / "clipper.db")
+        found = connection.execute(
+            f"SELECT body, sum FROM {self.table} WHERE key = ?", (self.key,)
+        ).fetchone()
+        connection.close()
+        return found
+
+    def write(self, body: bytes, total: int) -> None:
+        edit(
+            self.data,
+            f"UPDATE {self.table} SET body = ?, sum = ? WHERE key = ?",
+            body,
+            total,
+            self.key,
+        )
+
+    def spoil(self, change: Callable[[bytes], bytes] | None) -> None:
+        """Without `change` it is the sum that does not fit."""
+        body, total = self.whole
+        if change is None:
+            total += 1
+        else:
+            body = change(body)
+            total = checksum(self.table, self.key, body)
+        self.spoiled = body, total
+        self.write(body, total)
+
+    def heal(self) -> None:
+        assert self.row() == self.spoiled  # nobody has touched it
+        self.write(*self.whole)
+
+
+def ready_of(server: Server) -> dict[str, Any]:
+    status, body = QueryApi(server.engine).get("/health/ready") or (0, b"")
+    assert status == 200
+    shown: dict[str, Any] = msgspec.json.decode(body)
+    return shown
+
+
+async def check_cured(data: Path, learned: dict[str, Any]) -> None:
+    async with Server(settings=settings_of(data)) as server:
+        assert not server.engine.damage()
+        assert await states(server) == learned
+        for version in ("one", "two"):
+            model = server.engine.model(version, "1")
+            await until(lambda model=model: model.replicas.state is State.LIVE)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("change", [None, of_an_unknown_kind])
+async def test_an_application_whose_record_cannot_be_read_fails_alone(
+    lived: Lived, change: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, learned = lived
+    record = Spoiled(data, "application", HURT)
+    record.spoil(change)
+    async with Server(settings=settings_of(data)) as server:
+        engine = server.engine
+        await give(server, WELL, 2)
+        found = engine.damage()
+        assert [(f["kind"], f["name"]) for f in found] == [("application", HURT)]
+        assert f"application {HURT}: {found[0]['reason']}" in caplog.text
+        for refused in (
+            server.predict(HURT, [1.0]),
+            server.update(HURT, "x", label=1),
+            server.set_policy(HURT, "majority"),
+        ):
+            with pytest.raises(Unavailable, match=r"cannot be served: .*restore .*delete"):
+                await refused
+        assert isinstance(QueryApi(engine).refusal(HURT), Unavailable)
+        with pytest.raises(Conflict, match="delete the application first"):
+            await server.register_application(HURT, input_type="doubles", models=["one"])
+        await until(lambda: engine.ready)
+        shown = {"state": "failed", "reason": found[0]["reason"]}
+        assert ready_of(server)["applications"] == {HURT: shown}
+        await engine.learning._prune()  # what it learned is nobody's, as it seems
+    record.heal()
+    async with Server(settings=settings_of(data)) as server:
+        found_now = await states(server, HURT)
+        assert found_now == {k: v for k, v in learned.items() if k.startswith(HURT)}
+
+
+async def test_an_application_whose_record_cannot_be_read_is_deleted(lived: Lived) -> None:
+    data, _ = lived
+    number = number_of(data)
+    for name in (HURT, WELL):
+        Spoiled(data, "application", name).spoil(senseless)
+    async with Server(settings=settings_of(data)) as server:
+        log = server.engine.learning.log
+        await server.engine.delete_application(HURT)
+        assert (await log.learned(number)).state is not None  # or is that the other's?
+        with pytest.raises(NotFound):
+            await server.predict(HURT, [1.0])
+        await server.engine.delete_application(WELL)
+        assert await log.applications() == []
+        await server.register_application(
+            HURT, models=["one", "two"], input_type="doubles", policy="hedge",
+            slo_micros=10_000_000,
+        )  # fmt: skip
+        await give(server, HURT)
+        assert not server.engine.damage()
+
+
+@pytest.mark.parametrize("change", [senseless, of_an_unknown_kind])
+async def test_a_version_whose_record_cannot_be_read_fails_alone(
+    lived: Lived, change: Any
+) -> None:
+    data, learned = lived
+    record = Spoiled(data, "model", "two:1")
+    record.spoil(change)
+    async with Server(settings=settings_of(data)) as server:
+        engine = server.engine
+        asked = await server.predict(HURT, [1.0])
+        assert (asked.output, asked.default) == (1, False)
+        await until(lambda: engine.ready)
+        shown = ready_of(server)["models"]
+        assert shown["one:1"]["state"] == "live" and shown["two:1"]["state"] == "failed"
+        assert shown["two:1"]["reason"] == engine.damage()[0]["reason"]
+        with pytest.raises(Unavailable, match="deploy the version again, or undeploy it"):
+            engine.model("two", "1")
+        await server.deploy("three", 1, answer_one, "doubles")
+        await engine.delete_model("three", "1")  # which looks for blobs that nobody needs
+    record.heal()
+    await check_cured(data, learned)
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_version_whose_record_cannot_be_read_is_replaced_or_removed(
+    lived: Lived, again: bool
+) -> None:
+    data, _ = lived
+    Spoiled(data, "model", "two:1").spoil(senseless)
+    async with Server(settings=settings_of(data)) as server:
+        if again:
+            await server.deploy("two", 1, answer_two, "doubles")
+        else:
+            await server.engine.delete_model("two", "1")
+        assert not server.engine.damage()
+    async with Server(settings=settings_of(data)) as server:
+        assert not server.engine.damage()
+        assert ("two:1" in server.engine.catalog.models) is again
+        assert ("two" in server.engine.catalog.state.current) is again
+        assert len(list((data / "blobs").iterdir())) == 1 + again
+
+
+async def test_where_it_is_not_known_which_version_is_current_none_is(
+    lived: Lived,
+) -> None:
+    data, learned = lived
+    record = Spoiled(data, "current", "two")
+    record.spoil(of_an_unknown_kind)
+    async with Server(settings=settings_of(data)) as server:
+        asked = await server.predict(HURT, [1.0])
+        assert (asked.output, asked.default) == (1, False)
+        await until(lambda: server.engine.ready)
+        assert ready_of(server)["models"]["two"]["state"] == "failed"
+        assert server.engine.damage()[0]["kind"] == "current version of"
+        await server.engine.set_version("two", "1")
+        assert not server.engine.damage()
+    await check_cured(data, learned)

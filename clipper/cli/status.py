@@ -40,6 +40,17 @@ def status(target: Target, as_json: bool) -> None:
             print_models(found[title], indent="  ")
         else:
             _print_applications(found[title])
+    if found.get("damaged"):
+        _print_damaged(found["damaged"])
+
+
+def _print_damaged(found: list[dict[str, Any]]) -> None:
+    click.echo()
+    click.secho("Damaged records", bold=True, fg="red")
+    for one in found:
+        click.echo(f"  {one['kind']} {one['name']}: {one['reason']}")
+    click.echo("  Restore the data directory from a backup, or delete them, which is")
+    click.echo("  `clipper undeploy` or `clipper apps delete`, or deploy them again.")
 
 
 def _print_server(url: str, server: dict[str, Any]) -> None:

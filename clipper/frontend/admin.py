@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -175,7 +175,11 @@ class AdminRoutes:
         engine = self._engine
         status = {
             "applications": [_application(a) for a in engine.applications.values()],
-            "models": [self._model(m) for m in engine.models.values()],
+            "models": [
+                *(self._model(m) for m in engine.models.values()),
+                *self._unreadable_models(),
+            ],
+            "damaged": engine.damage(),
             "server": self._server(),
         }
         return json_response(200, msgspec.json.encode(status))
@@ -195,6 +199,20 @@ class AdminRoutes:
                 "evictions": cache.evictions,
             },
         }
+
+    def _unreadable_models(self) -> Iterator[dict[str, Any]]:
+        """Versions of which nothing is known but that they were deployed."""
+        catalog = self._engine.catalog
+        for key, reason in catalog.damaged.models.items():
+            name, _, version = key.partition(":")
+            yield {
+                "model_name": name,
+                "model_version": version,
+                "current": catalog.state.current.get(name) == version,
+                "state": "failed",
+                "reason": reason,
+                "replicas": {"live": 0, "target": 0, "spares": 0, "spares_target": 0},
+            }
 
     def _model(self, model: Model) -> dict[str, Any]:
         record, stats = model.record, model.dispatcher.stats

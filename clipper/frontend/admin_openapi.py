@@ -175,7 +175,14 @@ LOOKS = (
     Look(
         "/admin/status",
         "What runs and how it does",
-        _json(_object(applications=_OBJECTS, models=_OBJECTS, server={"type": "object"})),
+        _json(
+            _object(
+                applications=_OBJECTS,
+                models=_OBJECTS,
+                damaged=_OBJECTS,
+                server={"type": "object"},
+            )
+        ),
     ),
     Look(
         "/admin/applications/{app}/explain",

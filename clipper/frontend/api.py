@@ -87,7 +87,7 @@ class QueryApi:
         returns. Raises the ClipperError of a request that cannot be taken."""
         application = self._applications.get(name)
         if application is None:
-            raise no_application(name)
+            raise self.refusal(name)
         if self._engine.draining:
             raise Unavailable("the server is shutting down")
         limits = self._engine.settings.limits
@@ -113,13 +113,21 @@ class QueryApi:
         """Make the decoder of an application that is asked for the first time."""
         application = self._applications.get(name)
         if application is None:
-            raise no_application(name)
+            raise self.refusal(name)
         if len(self._decoders) > 2 * len(self._applications):
             self._decoders.clear()
         limits = self._engine.settings.limits
         decoder = Decoder(application.input_type, limits)
         known = self._decoders[name] = (application, decoder)
         return known
+
+    def refusal(self, name: str) -> ClipperError:
+        """Why there is nobody of that name to answer."""
+        try:
+            self._engine.catalog.check_application(name)
+        except Unavailable as error:
+            return error
+        return NotFound(f"there is no application {name!r:.70}")
 
     # -- what GET shows -----------------------------------------------------------------
 
@@ -142,6 +150,13 @@ class QueryApi:
             for name, application in engine.applications.items()
             if application.learner.missing is not None
         }
+        damaged = engine.catalog.damaged
+        for name, reason in damaged.applications.items():
+            applications[name] = {"state": "failed", "reason": reason}
+        for key, reason in (damaged.models | damaged.current).items():
+            models[key] = {
+                "state": "failed", "live_replicas": 0, "replicas": 0, "reason": reason
+            }  # fmt: skip
         code, status = 200, "ready"
         if not engine.ready:
             code, status = 503, "draining" if engine.draining else "starting"
@@ -170,10 +185,6 @@ def _health(model: Model) -> dict[str, Any]:
         "replicas": replicas.wanted,
     }
     return shown | {"reason": replicas.reason} if replicas.reason else shown
-
-
-def no_application(name: str) -> NotFound:
-    return NotFound(f"there is no application {name!r:.70}")
 
 
 EXAMPLES: dict[InputType, Any] = {

@@ -33,7 +33,6 @@ from clipper.frontend.answers import (
     error_answer,
     prediction_answer,
 )
-from clipper.frontend.api import no_application
 from clipper.frontend.gate import COMMON, HEAD_TOO_LARGE, error_headers, message
 from clipper.frontend.update import Update
 from clipper.query import BatchQuery, Query
@@ -211,7 +210,7 @@ class Express(asyncio.Protocol):
                     if self._lane.api.knows(plan.path):
                         self._wait_for_body(data, need)
                     else:
-                        self._refuse(no_application(plan.path))
+                        self._refuse(self._lane.api.refusal(plan.path))
                     return
                 if plan.media is None:
                     answer = self._lane.api.get(plan.path)

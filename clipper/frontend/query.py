@@ -11,7 +11,7 @@ from aiohttp import web
 from clipper.config import Limits
 from clipper.errors import Overloaded
 from clipper.frontend.answers import answer_headers, batch_answer, prediction_answer
-from clipper.frontend.api import QueryApi, no_application
+from clipper.frontend.api import QueryApi
 from clipper.frontend.exposition import Exposition
 from clipper.frontend.gate import Gate
 from clipper.frontend.heads import PREDICT_MEDIA, UPDATE_MEDIA
@@ -72,7 +72,7 @@ class QueryRoutes:
         """The GETs that the hot lane answers as well."""
         answer = self._api.get(request.path.removesuffix("/"))
         if answer is None:
-            raise no_application(request.match_info.get("app", ""))
+            raise self._api.refusal(request.match_info.get("app", ""))
         return _answered(*answer)
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
@@ -95,7 +95,7 @@ class QueryRoutes:
             reserved += size
 
         if not (self._api.knows(name) or request.content.is_eof()):
-            raise no_application(name)
+            raise self._api.refusal(name)
         try:
             limits = self._limits
             body = await read_body(request, limits.body, limits.body_seconds, count)

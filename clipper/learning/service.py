@@ -67,6 +67,9 @@ class Learning:
         self._pruned = clock.now()
         self._began = clock.now(), clock.wall()
         self._closed = False
+        # what seems to be left of deleted applications may be that of some whose records
+        # cannot be read
+        self.unowned_stay = False
 
     def __repr__(self) -> str:
         return f"<Learning learners={len(self.learners)} {self.decisions!r}>"
@@ -347,6 +350,8 @@ class Learning:
     async def drop_left(self) -> None:
         """Drop what is left of applications that are no more: the server ended, or the
         disk was full, in the middle."""
+        if self.unowned_stay:
+            return
         for number in await self.log.applications():
             if number not in self.learners:
                 await self.drop(number)

@@ -33,7 +33,7 @@ from clipper.records import State
 
 from .directory import UNFINISHED, sync
 from .migrations import SCHEMA_VERSION, has_schema, migrate
-from .rows import TABLES, decode
+from .rows import APPLICATION, COUNTER, CURRENT, MODEL, TABLES, decode
 from .tables import checksum
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ _REFUSED = {
     sqlite3.SQLITE_RANGE,
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+_NO_MATCH = "does not match its sum"
 
 _FAILED = (
     "an earlier write to the disk failed, so changes are refused until the server is "
@@ -135,13 +137,26 @@ class Database:
             raise
 
     def read(self) -> State:
-        """All records, each row checked against its sum."""
+        """All records, each row checked against its sum. Damage of one is its own, but for
+        the counter's."""
+        spoiled: dict[str, set[str]] = {table: set() for table in TABLES}
         try:
-            return decode({table: self._read_table(table) for table in TABLES})
+            state = decode(
+                {table: self._read_table(table, spoiled[table]) for table in TABLES}
+            )
         except msgspec.DecodeError as error:
             raise damaged(self.path, f"a record makes no sense: {error}") from error
         except (sqlite3.Error, UnicodeError) as error:
             raise _unusable(self.path, error) from error
+        if spoiled[COUNTER]:
+            raise damaged(self.path, f"a row of table {COUNTER} {_NO_MATCH}")
+        for kept, table in (
+            (state.damaged.applications, APPLICATION),
+            (state.damaged.models, MODEL),
+            (state.damaged.current, CURRENT),
+        ):
+            kept.update((key, f"its record {_NO_MATCH}") for key in sorted(spoiled[table]))
+        return state
 
     def look(self, work: Work) -> Any:
         """What a work that only reads gives."""
@@ -237,14 +252,18 @@ class Database:
         if found != "ok":
             raise damaged(self.path, found)
 
-    def _read_table(self, table: str) -> dict[str, bytes]:
+    def _read_table(self, table: str, spoiled: set[str]) -> dict[str, bytes]:
+        """The rows that match their sums; the keys of the others go to `spoiled`."""
         rows = {}
         for key, body, total in self._connection.execute(
             f"SELECT key, body, sum FROM {table}"
         ):
-            if not isinstance(body, bytes) or total != checksum(table, key, body):
-                raise damaged(self.path, f"a row of table {table} does not match its sum")
-            rows[key] = body
+            if not isinstance(key, str):
+                raise damaged(self.path, f"a row of table {table} {_NO_MATCH}")
+            if isinstance(body, bytes) and total == checksum(table, key, body):
+                rows[key] = body
+            else:
+                spoiled.add(key)
         return rows
 
     # -- writing -------------------------------------------------------------------------

@@ -7,8 +7,8 @@ what is not there is no error. It does refuse what it could not read back as it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ APPLICATION, MODEL, CURRENT, COUNTER = "application", "model", "current", "count
 TABLES = (APPLICATION, MODEL, CURRENT, COUNTER)
 
 LAST_NUMBER = "last_number"  # the one row of COUNTER; it only ever rises
+
+T = TypeVar("T")
 
 Tables: TypeAlias = Mapping[str, Mapping[str, bytes]]
 
@@ -66,21 +68,49 @@ def encode(changes: Sequence[Change]) -> Write:
 
 
 def decode(tables: Tables) -> State:
-    """The state that the rows hold. A senseless body raises msgspec.DecodeError or, for
-    bad UTF-8, UnicodeDecodeError."""
+    """The state that the rows hold. A body that makes no sense is damage of its record
+    alone, but for the counter's, which raises msgspec.DecodeError or, for bad UTF-8,
+    UnicodeDecodeError."""
     state = State()
-    for key, body in tables[APPLICATION].items():
-        state.applications[key] = _decode_application(body)
-    for key, body in tables[MODEL].items():
-        state.models[key] = _decode_model(body)
-    for key, body in tables[CURRENT].items():
-        current = _decode_current(body)
+    damaged = state.damaged
+    state.applications = dict(
+        _sound(tables[APPLICATION], _decode_application, _name_of, damaged.applications)
+    )
+    state.models = dict(_sound(tables[MODEL], _decode_model, _key_of, damaged.models))
+    for key, current in _sound(tables[CURRENT], _decode_current, None, damaged.current):
         if current.version is not None:
             state.current[key] = current.version
         if current.previous:
             state.previous[key] = current.previous
     state.last_number = _decode_number(tables[COUNTER].get(LAST_NUMBER, b"0"))
     return state
+
+
+def _sound(
+    rows: Mapping[str, bytes],
+    decode: Callable[[bytes], T],
+    name: Callable[[T], str] | None,
+    damaged: dict[str, str],
+) -> Iterator[tuple[str, T]]:
+    """The records that can be read, by key; of the others `damaged` is told."""
+    for key, body in rows.items():
+        try:
+            record = decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            damaged[key] = f"its record makes no sense: {error}"
+            continue
+        if name is not None and name(record) != key:
+            damaged[key] = f"its record is that of {name(record)!r:.200}"
+        else:
+            yield key, record
+
+
+def _name_of(record: ApplicationRecord) -> str:
+    return record.name
+
+
+def _key_of(record: ModelRecord) -> str:
+    return record.key
 
 
 def number_body(number: int) -> bytes:

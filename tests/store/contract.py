@@ -317,3 +317,17 @@ class StoreContract(LogContract):
         assert "closed" in repr(store)
         await store.open()
         assert "open" in repr(store)
+
+
+def as_good(found: State, whole: State) -> bool:
+    """Whether nothing is other than it was, but for records that are told of."""
+    lost = found.damaged
+    return (
+        found.applications.items() <= whole.applications.items()
+        and found.models.items() <= whole.models.items()
+        and found.current.items() <= whole.current.items()
+        and len(found.applications) + len(lost.applications) == len(whole.applications)
+        and len(found.models) + len(lost.models) == len(whole.models)
+        and len(found.current) + len(lost.current) == len(whole.current)
+        and found.last_number == whole.last_number
+    )

@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from contextlib import suppress
 
+from polling import eventually
+
 
 class Crowd:
     """Asks `app`, a model of doubles whose versions each add a number of their own to the
@@ -40,10 +42,7 @@ class Crowd:
             self._tasks.append(asyncio.create_task(self._come_and_go(number, pause)))
 
     async def until(self, asked: int, seconds: float = 60.0) -> None:
-        give_up = time.monotonic() + seconds
-        while self.asked < asked:
-            assert time.monotonic() < give_up, (self.asked, self.failures)
-            await asyncio.sleep(0.005)
+        await eventually(lambda: self.asked >= asked, seconds)
 
     async def __aenter__(self) -> Crowd:
         return self

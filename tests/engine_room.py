@@ -160,8 +160,3 @@ async def quiet(engine: Engine) -> None:
     """Until no background task runs."""
     async with asyncio.timeout(10):
         await engine._tasks.join()
-
-
-async def turns(count: int = 10) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import eventually
 from served import ServeProcess
 
 from clipper import runtime
@@ -106,7 +106,7 @@ class Served:
         return sorted(map(int, path.read_text().split()))
 
     async def gone(self, pid: int) -> None:
-        await until(lambda: runtime.process_started(pid) is None)
+        await eventually(lambda: runtime.process_started(pid) is None)
 
     def exit_code(self) -> int:
         """Of the first server, which is our child."""
@@ -116,13 +116,6 @@ class Served:
         """How many milliseconds connections waited, each time."""
         lines = [line for line in self.log().splitlines() if "took over with" in line]
         return [float(line.rpartition("waited for ")[2].split()[0]) for line in lines]
-
-
-async def until(holds: Callable[[], Any], seconds: float = SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -156,7 +149,7 @@ async def served(
             if runtime.process_started(pid) is not None:
                 os.kill(pid, signal.SIGKILL)
         process.kill()
-        assert await process.no_workers()
+        await process.no_workers()
 
 
 def plus(number: int) -> Callable[[Any], list[float]]:

@@ -184,7 +184,7 @@ class Storm:
     async def _look(self) -> None:
         """Audit a copy of the directory: the next start is the first to see what the kill
         left."""
-        assert await self.server.no_workers()
+        await self.server.no_workers()
         if not (self.server.data / "clipper.db").exists():
             return
         copy = self.server.directory / "copy"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from polling import eventually
 
 from clipper.client import AsyncClipper
 
@@ -60,22 +60,23 @@ class ServeProcess:
     async def client(self, data: Path | None = None) -> AsyncClipper:
         """A client of the server once it accepts requests. `data` is where its directory
         is seen from here."""
-        runtime = self.directory / "clipper"
-        give_up = time.monotonic() + 60
-        while time.monotonic() < give_up:
-            assert self.process.poll() is None, self.log.read_text()
-            for path in runtime.glob("*.json"):
-                with contextlib.suppress(ValueError, OSError):
-                    found = json.loads(path.read_text())
-                    if found["pid"] == self.process.pid:
-                        return AsyncClipper(
-                            "localhost",
-                            port=found["port"],
-                            admin_port=found["admin_port"],
-                            data_dir=data or self.data,
-                        )
-            await asyncio.sleep(0.01)
-        raise AssertionError(self.log.read_text())
+        found = await eventually(self._announced)
+        return AsyncClipper(
+            "localhost",
+            port=found["port"],
+            admin_port=found["admin_port"],
+            data_dir=data or self.data,
+        )
+
+    def _announced(self) -> dict[str, Any]:
+        """What the server tells local clients; empty until it accepts requests."""
+        assert self.process.poll() is None, self.log.read_text()
+        for path in (self.directory / "clipper").glob("*.json"):
+            with contextlib.suppress(ValueError, OSError):
+                found: dict[str, Any] = json.loads(path.read_text())
+                if found["pid"] == self.process.pid:
+                    return found
+        return {}
 
     def kill(self) -> None:
         self.process.kill()
@@ -92,10 +93,6 @@ class ServeProcess:
                     found.append(int(path.name))
         return found
 
-    async def no_workers(self) -> bool:
-        """Whether every worker ends soon."""
-        for _ in range(3000):
-            if not self.workers():
-                return True
-            await asyncio.sleep(0.01)
-        return False
+    async def no_workers(self) -> None:
+        """Until every worker has ended."""
+        await eventually(lambda: not self.workers())

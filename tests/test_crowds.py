@@ -15,8 +15,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 import uvloop
-from frontend.raw import Answer, ask, eventually, predict, request, serving, settings_with
+from frontend.raw import Answer, ask, predict, request, serving, settings_with
 from frontend.routes import authorization, function, furnish
+from polling import eventually
 
 from clipper import Server
 from clipper.config import LearningSettings, Settings

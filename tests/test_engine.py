@@ -18,10 +18,10 @@ from engine_room import (
     quiet,
     spec,
     submit,
-    turns,
 )
 from fakes import ManualClock
 from msgspec.structs import replace
+from polling import turns
 
 from clipper.application import GONE, NOBODY
 from clipper.batching.job import EXPIRED

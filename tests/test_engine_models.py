@@ -18,9 +18,9 @@ from engine_room import (
     quiet,
     spec,
     submit,
-    turns,
 )
 from fakes import ManualClock
+from polling import turns
 
 from clipper.config import Settings
 from clipper.engine import Engine

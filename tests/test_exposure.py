@@ -19,8 +19,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 from frontend.names import HOSTILE, in_paths, slots, with_text
-from frontend.raw import LANES, Answer, eventually, predict, request, update
+from frontend.raw import LANES, Answer, predict, request, update
 from frontend.routes import CHANGES, QUESTIONS, ask_all
+from polling import eventually
 from served import ServeProcess
 
 from clipper.client import AsyncClipper

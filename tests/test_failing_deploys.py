@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import eventually
 
 from clipper import Server
 from clipper.errors import DeployFailed
@@ -84,8 +85,7 @@ class Clients:
 
     async def more(self) -> None:
         enough = self.served + SERVED
-        while self.served < enough:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await eventually(lambda: self.served >= enough)
 
     def end(self) -> None:
         self._on = False
@@ -133,12 +133,10 @@ async def test_failing_deploys_leave_the_old_version_serving(
             await clients.more()
             assert not [task for task in tasks if task.done()], kind
             assert [str(model) for model in server.engine.models] == ["m:1"]
-            assert await until_left(workers), kind
+            await eventually(lambda: children() <= workers)
         clients.end()
         await asyncio.gather(*tasks)
-        async with asyncio.timeout(10):
-            while len([*(tmp_path / "blobs").iterdir()]) > 1:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len([*(tmp_path / "blobs").iterdir()]) == 1)
 
 
 def children() -> set[int]:
@@ -147,11 +145,3 @@ def children() -> set[int]:
     for task in Path("/proc/self/task").iterdir():
         found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
-
-
-async def until_left(workers: set[int]) -> bool:
-    for _ in range(1000):
-        if children() <= workers:
-            return True
-        await asyncio.sleep(0.01)
-    return False

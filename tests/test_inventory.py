@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from engine_room import Disk, Workers, answer, app, deploy, spec, submit, turns
+from engine_room import Disk, Workers, answer, app, deploy, spec, submit
+from polling import turns
 from school import Told
 
 from clipper.engine import Engine

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from polling import eventually
 
 from clipper import Server
 from clipper.config import Settings, make_settings
@@ -108,12 +109,6 @@ def lived(first_life: Lived, tmp_path: Path) -> Lived:
     """A copy of it."""
     shutil.copytree(first_life[0], tmp_path / "data")
     return tmp_path / "data", first_life[1]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def states(server: Server, *names: str) -> dict[str, Any]:
@@ -226,7 +221,7 @@ async def test_what_was_learned_by_one_application_cannot_be_read(
             await server.set_policy(HURT, "majority")
         told = server.explain(HURT)
         assert any("no feedback is taken" in line for line in told["sentences"])
-        await until(lambda: server.engine.ready)
+        await eventually(lambda: server.engine.ready)
         status, body = QueryApi(server.engine).get("/health/ready") or (0, b"")
         assert msgspec.json.decode(body)["applications"] == {
             HURT: {"policy": "unavailable"}
@@ -296,7 +291,7 @@ async def test_a_version_whose_function_is_lost_fails_alone(
     blob.unlink() if content is None else blob.write_bytes(content)
     async with Server(settings=settings_of(data)) as server:
         model = server.engine.model("two", "1")
-        await until(lambda: model.replicas.state is State.FAILED)
+        await eventually(lambda: model.replicas.state is State.FAILED)
         assert "blob" in model.replicas.reason
         asked = await server.predict(HURT, [1.0])
         assert (asked.output, asked.default) == (1, False)
@@ -307,7 +302,7 @@ async def test_a_version_whose_function_is_lost_fails_alone(
     blob.write_bytes(kept)
     async with Server(settings=settings_of(data)) as server:
         whole = server.engine.model("two", "1")
-        await until(lambda: whole.replicas.state is State.LIVE)
+        await eventually(lambda: whole.replicas.state is State.LIVE)
 
 
 async def test_fields_of_another_version_are_passed_by(lived: Lived) -> None:

@@ -13,14 +13,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
+from polling import block_until
 
 from clipper import AsyncClipper, Clipper, runtime
 from clipper.errors import (
@@ -75,13 +75,6 @@ def clipper() -> Iterator[Clipper]:
     with Clipper(port=0, admin_port=0) as clipper:
         clipper.start(ephemeral=True)
         yield clipper
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def shell(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -209,7 +202,7 @@ def test_start_waits_for_a_server_that_is_starting(ports: dict[str, int]) -> Non
         clipper.deploy_predict_function("m", 1, zeros, "doubles")
         clipper.stop()
         with shell_server(ports):
-            wait_until(lambda: runtime.find(ports["port"]))
+            block_until(lambda: runtime.find(ports["port"]))
             clipper.start()  # no second server
             assert len(runtime.find_all()) == 1
             clipper.stop()
@@ -246,7 +239,7 @@ def test_a_server_that_was_killed_is_started_again(ports: dict[str, int]) -> Non
         clipper.start()
         pid = runtime.find(ports["port"]).pid  # type: ignore[union-attr]
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: runtime.process_started(pid) is None)
+        block_until(lambda: runtime.process_started(pid) is None)
         clipper.start()
         assert clipper.get_all_apps() == []
 
@@ -282,7 +275,7 @@ def test_versions(clipper: Clipper) -> None:
 def test_replicas(clipper: Clipper) -> None:
     clipper.deploy_predict_function("m", 1, double, "doubles")
     clipper.scale("m", 2)
-    wait_until(lambda: len(clipper.get_all_model_replicas()) == 2)
+    block_until(lambda: len(clipper.get_all_model_replicas()) == 2)
     assert sorted(clipper.get_all_model_replicas()) == ["m:1:0", "m:1:1"]
 
 

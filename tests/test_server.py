@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from polling import block_until
 
 from clipper import Server, runtime
 from clipper.config import Settings, make_settings
@@ -135,14 +136,6 @@ class Asking(threading.Thread):
             self.connection.close()
 
 
-def until(holds: Any, seconds: float = 15.0) -> None:
-    """Wait for another process, but not for ever."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
-
-
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -180,16 +173,16 @@ def test_a_signal_drains(loop: Any, number: int) -> None:
         assert ask(idle, "echo", [1, "x"])[1]["output"] == [1, "x"]
         asking = Asking(server, "slow", 0.7)
         asking.start()
-        until(lambda: in_flight(server) == 1)
+        block_until(lambda: in_flight(server) == 1)
         server.signal(number)
-        until(lambda: not accepts(server.port))
+        block_until(lambda: not accepts(server.port))
         with pytest.raises((OSError, http.client.HTTPException)):
             ask(idle, "echo", 2)  # it was closed, having nothing to wait for
         idle.close()
         asking.join(20)
         assert asking.outcome == (200, 0.7)
         assert server.wait() == 0
-        until(lambda: not any(map(is_running, workers)))
+        block_until(lambda: not any(map(is_running, workers)))
         assert runtime.find(server.port) is None
         assert server.popen.stderr is not None
         assert server.popen.stderr.read() == ""
@@ -214,15 +207,15 @@ def test_a_second_signal_does_not_wait(loop: Any) -> None:
         workers = server.workers()
         asking = Asking(server, "slow", 50)
         asking.start()
-        until(lambda: in_flight(server) == 1)
+        block_until(lambda: in_flight(server) == 1)
         server.signal()
-        until(lambda: not accepts(server.port))
+        block_until(lambda: not accepts(server.port))
         assert server.popen.poll() is None
         began = time.monotonic()
         server.signal()
         assert server.wait() == 0
         assert time.monotonic() - began < 5
-        until(lambda: not any(map(is_running, workers)))
+        block_until(lambda: not any(map(is_running, workers)))
         asking.join(20)
         assert not isinstance(asking.outcome, tuple) or asking.outcome[0] != 200
 
@@ -233,7 +226,7 @@ def test_draining_has_a_bound() -> None:
     with process(settings) as server:
         asking = Asking(server, "slow", 50)
         asking.start()
-        until(lambda: in_flight(server) == 1)
+        block_until(lambda: in_flight(server) == 1)
         began = time.monotonic()
         server.signal()
         assert server.wait() == 0
@@ -276,7 +269,7 @@ def test_a_port_that_is_taken() -> None:
         with pytest.raises(ConfigError, match="taken"):
             run(taken, called.append)
         assert not called
-        until(lambda: runtime.find(server.port) is not None)
+        block_until(lambda: runtime.find(server.port) is not None)
 
 
 def test_a_data_directory_that_is_taken(tmp_path: Path) -> None:
@@ -292,7 +285,7 @@ def test_a_data_directory_that_is_taken(tmp_path: Path) -> None:
         assert server.wait() == 0
     with process(settings, prepare=False) as server:
         connection = server.connect()
-        until(lambda: ready(connection))
+        block_until(lambda: ready(connection))
         assert ask(connection, "echo", 2)[1]["output"] == 2
         connection.close()
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from crowd_of_clients import Crowd
-from followed import SECONDS, Served, begin, plus, served, slow, until
+from followed import SECONDS, Served, begin, plus, served, slow
+from polling import eventually
 
 from clipper import runtime
 from clipper.client.local import restart_server
@@ -121,7 +122,7 @@ async def test_nothing_acknowledged_is_lost(
         for _ in range(2):
             before = acknowledged
             await server.restart()
-            await until(lambda: acknowledged > before + 20)  # noqa: B023
+            await eventually(lambda: acknowledged > before + 20)  # noqa: B023
         over = True
         await asyncio.gather(*tasks)
         state = await client.get_state("learns")
@@ -154,11 +155,11 @@ async def test_a_deploy_under_way_ends_first_and_is_taken_over(
     async with served(tmp_path, monkeypatch) as server:
         await begin(server)
         deploy = asyncio.create_task(server.deploy("v2", Waits()))
-        await until(server.process.workers)
-        await until(lambda: len(server.process.workers()) == 3)
+        await eventually(server.process.workers)
+        await eventually(lambda: len(server.process.workers()) == 3)
         restart = asyncio.create_task(server.restart())
-        await until(lambda: server.announced().restart.state == "preparing")  # type: ignore[union-attr]
-        await until(lambda: "is to take over" in server.log())
+        await eventually(lambda: server.announced().restart.state == "preparing")  # type: ignore[union-attr]
+        await eventually(lambda: "is to take over" in server.log())
         assert (await server.client.predict("inc", [1.0])).output == 2.0
         assert not deploy.done() and not restart.done()
         go_on.touch()
@@ -182,7 +183,7 @@ async def test_a_slow_query_is_answered_by_the_server_that_took_it(
         asked = asyncio.create_task(client.predict("slow", [4.0]))
         await asyncio.sleep(0.1)
         restart = asyncio.create_task(server.restart())
-        await until(lambda: "is ready to take over" in server.log() or asked.done())
+        await eventually(lambda: "is ready to take over" in server.log() or asked.done())
         if asked.done():
             pytest.skip("this machine starts a server more slowly than the model answers")
         began = time.monotonic()
@@ -255,7 +256,7 @@ async def test_a_new_server_that_fails_changes_nothing(
                 assert reason in told and "goes on" in told, what
                 await goes_on(server, crowd)
             assert server.log().count("no other server takes over") == len(BEFORE)
-            await until(lambda: server.process.workers() == workers)
+            await eventually(lambda: server.process.workers() == workers)
             await server.restart()
             await crowd.until(crowd.asked + 50)
         assert not crowd.failures
@@ -325,7 +326,7 @@ async def test_a_new_server_that_fails_with_the_data_gives_them_back(
             assert server.log().count("this server serves again") == len(AFTER)
         assert not crowd.failures
         # nothing is left of what came to nothing
-        await until(lambda: server.descriptors() <= before)
+        await eventually(lambda: server.descriptors() <= before)
         assert server.children() == sorted(server.process.workers())
         assert len(server.children()) == 2
         await server.restart()
@@ -385,10 +386,10 @@ async def test_to_stop_ends_the_new_server_as_well(
         server.fault(HANGS)
         restart = asyncio.create_task(restart_server(server.port, seconds=SECONDS))
         prepares = tmp_path / "prepares"
-        await until(lambda: prepares.exists() and prepares.read_text())
+        await eventually(lambda: prepares.exists() and prepares.read_text())
         # another signal while one server prepares to take over changes nothing
         os.kill(server.pid, signal.SIGUSR2)
-        await until(lambda: "a new server is starting already" in server.log())
+        await eventually(lambda: "a new server is starting already" in server.log())
         began = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
         assert await asyncio.to_thread(server.exit_code) == 0
@@ -419,12 +420,12 @@ async def test_to_stop_in_the_middle_ends_both(
         )
         os.kill(server.pid, signal.SIGUSR2)
         starts = tmp_path / "starts"
-        await until(lambda: starts.exists() and starts.read_text())
+        await eventually(lambda: starts.exists() and starts.read_text())
         os.kill(server.pid, signal.SIGTERM)
         assert await asyncio.to_thread(server.exit_code) == 0
         await server.gone(int(starts.read_text()))
         assert runtime.find(server.port) is None
-        assert await server.process.no_workers()
+        await server.process.no_workers()
         assert "Traceback" not in server.log()
 
 
@@ -438,7 +439,7 @@ async def test_the_new_server_ends_if_the_old_one_is_killed(
         server.fault(HANGS)
         os.kill(server.pid, signal.SIGUSR2)
         prepares = tmp_path / "prepares"
-        await until(lambda: prepares.exists() and prepares.read_text())
+        await eventually(lambda: prepares.exists() and prepares.read_text())
         server.process.kill()
         (tmp_path / "fault").unlink()
         await server.gone(int(prepares.read_text()))
@@ -508,7 +509,7 @@ async def test_a_server_with_passed_sockets_waits_for_the_one_before(
                 await asyncio.sleep(0.3)
                 asked = crowd.asked
                 first.send_signal(signal.SIGTERM)
-                await until(lambda: first.poll() is not None)
+                await eventually(lambda: first.poll() is not None)
                 await crowd.until(asked + 100)
             # one whose connection had been accepted when the end came may be told so
             refused = [why for why in crowd.failures if "status 503" not in why]

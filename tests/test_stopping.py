@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from crowd_of_clients import Crowd
-from followed import Served, begin, plus, served, slow, until
+from followed import Served, begin, plus, served, slow
+from polling import eventually
 
 from clipper import runtime
 from clipper.errors import ClipperError
@@ -29,7 +30,7 @@ async def ends(server: Served, seconds: float, number: int = signal.SIGTERM) -> 
     os.kill(server.pid, number)
     assert await asyncio.to_thread(server.exit_code) == 0, server.log()
     assert time.monotonic() - began < seconds
-    assert await server.process.no_workers()
+    await server.process.no_workers()
     assert runtime.find(server.port) is None
     assert "Traceback" not in server.log()
 
@@ -82,7 +83,7 @@ async def test_during_a_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     async with served(tmp_path, monkeypatch) as server:
         await begin(server)
         deploy = asyncio.create_task(server.deploy("v2", Sleeps()))
-        await until(lambda: len(server.process.workers()) == 3)
+        await eventually(lambda: len(server.process.workers()) == 3)
         await ends(server, 5.0)
         with pytest.raises(ClipperError):
             await deploy
@@ -108,7 +109,7 @@ async def test_during_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 acknowledged += 1
 
         tasks = [asyncio.create_task(learn(f"u{n}")) for n in range(10)]
-        await until(lambda: acknowledged > 100)
+        await eventually(lambda: acknowledged > 100)
         await ends(server, QUICK)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(outcome, ClipperError) for outcome in outcomes)
@@ -141,7 +142,7 @@ async def a_worker_hangs(server: Served) -> None:
     body = b'{"input": [1.0]}'
     server.connect().sendall(_head("/hangs/predict", len(body)) + body)
     began = server.process.directory / "hangs"
-    await until(lambda: began.exists() and began.read_text() == "began")
+    await eventually(lambda: began.exists() and began.read_text() == "began")
 
 
 async def a_worker_is_stopped(server: Served) -> None:
@@ -207,6 +208,6 @@ async def test_a_second_signal_ends_it_in_the_middle(
     async with served(tmp_path, monkeypatch, config=draining(600.0)) as server:
         await a_worker_hangs(server)
         os.kill(server.pid, signal.SIGTERM)
-        await until(lambda: runtime.find(server.port) is None)
+        await eventually(lambda: runtime.find(server.port) is None)
         assert server.process.process.poll() is None
         await ends(server, SLOWER)

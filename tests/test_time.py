@@ -20,6 +20,7 @@ import pytest
 from learner_client import Connection
 from learner_fold import Auditor
 from learner_ledger import Ledger, Said, make_model
+from polling import eventually
 from served import ServeProcess
 
 from clipper.client import AsyncClipper
@@ -142,12 +143,12 @@ class Load:
 
     async def good_again(self, since: float, count: int) -> float:
         """Seconds from `since` until the first of so many answers in a row by the model."""
-        async with asyncio.timeout(30):
-            while True:
-                await asyncio.sleep(0.01)
-                last = self.answers[-count:]
-                if len(last) == count and last[0][0] > since and all(g for _, g in last):
-                    break
+
+        def good() -> bool:
+            last = self.answers[-count:]
+            return len(last) == count and last[0][0] > since and all(g for _, g in last)
+
+        await eventually(good, 30.0)
         row = since
         for when, good in self.answers:
             if when > since:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import eventually
 from test_engine_workers import SETTINGS, ask, deploy, register, submit
 
 from clipper.engine import Engine
@@ -42,12 +43,6 @@ async def engine() -> AsyncIterator[Engine]:
     await engine.close()
     await eventually(lambda: children() <= before[0])
     assert len(asyncio.all_tasks()) <= before[1]
-
-
-async def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 (it is other processes that are waited for)
-            await asyncio.sleep(0.002)
 
 
 def replicas_of(model: Model) -> list[int]:

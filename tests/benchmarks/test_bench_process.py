@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from polling import block_until
 
 from benchmarks import process
 from benchmarks.process import Process, free_ports, read_stat, read_tree
@@ -21,13 +20,6 @@ while True:
 """
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Process:
     monkeypatch.setattr(process, "STOP_SECONDS", 0.1)
@@ -38,20 +30,20 @@ def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Process:
 
 def test_a_tree_is_weighed_and_leaves_nothing_behind(stubborn: Process) -> None:
     try:
-        eventually(lambda: len(read_tree(stubborn.pid)) == 2)
-        eventually(lambda: stubborn.cpu().workers > 0 and stubborn.cpu().front > 0)
+        block_until(lambda: len(read_tree(stubborn.pid)) == 2)
+        block_until(lambda: stubborn.cpu().workers > 0 and stubborn.cpu().front > 0)
         memory = stubborn.memory()
         assert 1e6 < memory.pss <= memory.rss
         tree = read_tree(stubborn.pid)
         stubborn.pause()
-        eventually(lambda: {stat.state for stat in read_tree(stubborn.pid)} == {"T"})
+        block_until(lambda: {stat.state for stat in read_tree(stubborn.pid)} == {"T"})
         stubborn.resume()
         assert stubborn.alive
     finally:
         stubborn.stop()
     for stat in tree:
         # Whoever adopted the child has yet to take note of its end: a zombie is gone.
-        eventually(lambda pid=stat.pid: _is_gone(pid))
+        block_until(lambda pid=stat.pid: _is_gone(pid))
 
 
 def _is_gone(pid: int) -> bool:
@@ -65,6 +57,6 @@ def test_ports_are_distinct() -> None:
 
 def test_the_end_of_the_output_is_kept(tmp_path: Path) -> None:
     writer = Process([sys.executable, "-c", "print('a\\nb\\nc')"], tmp_path / "log")
-    eventually(lambda: not writer.alive)
+    block_until(lambda: not writer.alive)
     writer.stop()
     assert writer.log_tail(2) == "b\nc"

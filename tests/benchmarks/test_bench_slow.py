@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from frontend.raw import eventually, lane_of, serving
+from frontend.raw import lane_of, serving
+from polling import eventually
 
 from benchmarks.faults_run import FaultRun
 from benchmarks.faults_slow import judge

@@ -193,15 +193,6 @@ LANES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-async def eventually(holds: Callable[[], Any], seconds: float = PATIENCE) -> None:
-    """Wait for something that the other end brings about, but not for ever."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not holds():
-        assert loop.time() < end, "it did not come about"
-        await asyncio.sleep(0.005)
-
-
 def lane_of(server: Server) -> Lane:
     assert server._ports is not None
     return server._ports.lane

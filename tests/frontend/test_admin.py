@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from polling import eventually
 
 from clipper.records import BatchingSettings, ModelRecord
 from clipper.version import __version__
@@ -595,12 +595,12 @@ async def test_logs(admin: AdminPort) -> None:
 
     spec = ModelRecord("sum", "1", "ints", 0, example=[1])
     await admin.engine.deploy(spec, pack(talkative).blob)
-    for _ in range(6000):  # the output comes by a pipe of its own
-        answer = await admin.get("logs/sum/1")
-        if "a word from the worker" in answer.value:
-            break
-        await asyncio.sleep(0.01)
-    assert "a word from the worker" in answer.value
+
+    async def told() -> bool:
+        return "a word from the worker" in (await admin.get("logs/sum/1")).value
+
+    await eventually(told)  # the output comes by a pipe of its own
+    answer = await admin.get("logs/sum/1")
     assert (answer.status, answer.media) == (200, "text/plain")
     missing = await admin.get("logs/sum/2")
     assert (missing.status, missing.value["error"]) == (404, "not_found")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from polling import eventually
 
 from clipper import Server
 
@@ -18,7 +19,6 @@ from .raw import (
     ask,
     chunked,
     connect,
-    eventually,
     is_quiet,
     predict,
     request,

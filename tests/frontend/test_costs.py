@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from polling import eventually
 from served import ServeProcess
 
 from clipper.frontend.gate import MAX_HEADERS
 
-from .raw import LANES, Wire, ask, chunked, connect, eventually, predict, request
+from .raw import LANES, Wire, ask, chunked, connect, predict, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

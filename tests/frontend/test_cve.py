@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
+from polling import eventually
 
 import clipper
 from clipper import Server
@@ -27,7 +28,6 @@ from .raw import (
     LANES,
     ask,
     chunked,
-    eventually,
     is_quiet,
     predict,
     request,

@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from polling import eventually
 
 from clipper.errors import Conflict, DeployFailed
 from clipper.frontend import admin as admin_module
@@ -507,9 +508,7 @@ async def test_half_finished_uploads_are_counted_and_refused_ones_are_not(
         (route,) = routes
 
         async def coming(count: int) -> None:
-            async with asyncio.timeout(30):
-                while route.coming != count:  # noqa: ASYNC110, nobody tells
-                    await asyncio.sleep(0.005)
+            await eventually(lambda: route.coming == count)
 
         taken = [await half_an_upload(admin) for _ in range(2)]
         await coming(2)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from polling import eventually
 
 from clipper import Server
 
@@ -24,7 +25,6 @@ from .raw import (
     chunked,
     connect,
     connected,
-    eventually,
     is_quiet,
     lane_of,
     predict,

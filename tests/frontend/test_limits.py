@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from polling import eventually
 
 from clipper import Server
 
@@ -21,7 +22,6 @@ from .raw import (
     chunked,
     connect,
     connected,
-    eventually,
     is_quiet,
     lane_of,
     predict,

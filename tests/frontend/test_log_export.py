@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from polling import eventually
 
 from clipper.application import NOBODY
 from clipper.errors import ClipperError, StoreError
@@ -17,7 +18,7 @@ from clipper.selection.policy import Subject
 from clipper.store.base import Chunk, Logged
 
 from .admin_port import AdminPort, open_admin_port
-from .raw import PATIENCE, connect, eventually, request, serving
+from .raw import PATIENCE, connect, request, serving
 
 APP = {
     "name": "digits",

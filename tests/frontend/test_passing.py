@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from polling import eventually, turns
 
 from clipper import Server
 
@@ -18,7 +19,6 @@ from .raw import (
     Wire,
     chunked,
     connect,
-    eventually,
     is_quiet,
     lane_of,
     predict,
@@ -98,7 +98,7 @@ async def test_an_unfinished_request_is_finished_there(two: Two, cut: int) -> No
             assert await answered_by(wire, ASK) == -1
         wire.writer.write(ASK[:cut])
     await eventually(lambda: len(lane_of(two.old).connections) == len(wires))
-    await asyncio.sleep(0.02)  # their bytes are read by now, or are still in the socket
+    await turns()  # their bytes are read by now, or are still in the socket
     assert await two.pass_on()
     for wire in wires:
         assert await answered_by(wire, ASK[cut:]) == -2
@@ -129,7 +129,7 @@ async def test_connections_of_the_other_lane_go_as_well(two: Two, cut: int) -> N
         assert await answered_by(wire, CHUNKED) == -1
     assert lane_of(two.old).handed_over == 1
     wire.writer.write(CHUNKED[:cut])
-    await asyncio.sleep(0.02)
+    await turns()
     assert await two.pass_on()
     assert two.passed == [(False, CHUNKED[:cut])]
     assert await answered_by(wire, CHUNKED[cut:]) == -2
@@ -143,7 +143,7 @@ async def test_a_body_under_way_in_the_other_lane_is_awaited(two: Two) -> None:
     wire.writer.write(CHUNKED[:cut])
     await eventually(lambda: lane_of(two.old).handed_over == 1)
     passing = asyncio.create_task(two.pass_on())
-    await asyncio.sleep(0.02)
+    await turns()
     assert not two.passed
     assert await answered_by(wire, CHUNKED[cut:]) == -1
     assert await passing
@@ -159,7 +159,7 @@ async def test_what_the_parser_holds_is_not_passed(two: Two) -> None:
     wire.writer.write(CHUNKED + CHUNKED[:30])
     assert await answered_by(wire) == -1
     passing = asyncio.create_task(two.pass_on(10.0))
-    await asyncio.sleep(0.02)
+    await turns()
     assert not two.passed
     wire.writer.write(CHUNKED[30:])
     answer = await wire.answer()

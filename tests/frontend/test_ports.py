@@ -8,6 +8,7 @@ import socket
 
 import pytest
 from msgspec.structs import replace
+from polling import eventually
 
 from clipper import Server
 from clipper.errors import ConfigError
@@ -15,7 +16,6 @@ from clipper.errors import ConfigError
 from .raw import (
     ask,
     connect,
-    eventually,
     is_quiet,
     lane_of,
     predict,

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from polling import eventually
 
 from clipper import Server
 
@@ -14,7 +15,6 @@ from .raw import (
     ask,
     chunked,
     connect,
-    eventually,
     is_quiet,
     predict,
     request,

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import eventually
 from served import ServeProcess
 
 from clipper.client import AsyncClipper
 from clipper.config import Limits
 from clipper.frontend.room import MOST_REFUSED, RESERVED, fitted, most_refused
 
-from .raw import Wire, ask, connect, connected, eventually, lane_of, request, serving
+from .raw import Wire, ask, connect, connected, lane_of, request, serving
 
 LOOPS = ("uvloop", "asyncio")
 LIVE = request("GET", "/health/live")
@@ -161,9 +162,9 @@ def first_answers(port: int) -> bytes:
 
 
 async def until_served(client: AsyncClipper) -> None:
-    for _ in range(1000):
+    async def served() -> bool:
         with contextlib.suppress(Exception):
-            if await is_served(client):
-                return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it does not answer any more")
+            return await is_served(client)
+        return False
+
+    await eventually(served)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from polling import eventually
 
 from clipper import Server
 
@@ -18,7 +19,6 @@ from .raw import (
     ask,
     chunked,
     connect,
-    eventually,
     expecting,
     is_quiet,
     predict,

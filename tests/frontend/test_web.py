@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from polling import eventually
 
 from clipper.config import Limits, Settings
 from clipper.errors import Overloaded
@@ -23,7 +24,7 @@ from clipper.frontend.web import (
     read_body,
 )
 
-from .raw import Wire, ask, connect, eventually, request
+from .raw import Wire, ask, connect, request
 
 LOOPS = ("uvloop", "asyncio")
 

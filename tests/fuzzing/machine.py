@@ -73,13 +73,13 @@ class Real:
 
     def kill(self) -> None:
         self.process.kill()
-        assert asyncio.run(self.process.no_workers())
+        asyncio.run(self.process.no_workers())
 
     def drain(self) -> None:
         status, _ = self.admin("drain", {})
         assert status == 202
         assert self.process.process.wait(30) == 0, self.process.log.read_text()
-        assert asyncio.run(self.process.no_workers())
+        asyncio.run(self.process.no_workers())
 
     def close(self) -> None:
         self.session.close()

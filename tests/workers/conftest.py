@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from polling import eventually
 
 from clipper.clock import SystemClock
 from clipper.inputs import InputType, encode_python
@@ -24,15 +25,6 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-
-
-async def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait for something that other processes bring about, but not for ever."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not holds():
-        assert loop.time() < end, "it did not come about"
-        await asyncio.sleep(0.005)
 
 
 def is_running(pid: int) -> bool:

@@ -29,6 +29,8 @@ class Puppet:
         self.bytes = troupe.bytes
         self.killed = False
         self.patient = False  # whether it finishes its batches before it stops
+        self.looked_at = 0  # how often its statistics were asked for
+        self._idle = asyncio.Event()  # once a batch was the last
         self._troupe = troupe
         self._on_end = on_end
 
@@ -59,14 +61,16 @@ class Puppet:
     async def stop(self, drain_seconds: float) -> None:
         if self.patient and self.batches:
             self.state = ReplicaState.DRAINING
-            while self.batches:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            self._idle.clear()
+            await self._idle.wait()
         self.kill()
 
     def answer(self, outputs: list[Output]) -> None:
         """Answer the oldest batch."""
         batch = self.batches.pop(0)
         batch.done(batch, outputs)
+        if not self.batches:
+            self._idle.set()
 
     def kill(self) -> None:
         if self.state not in (ReplicaState.STOPPED, ReplicaState.FAILED):
@@ -79,6 +83,7 @@ class Puppet:
     def _end(self, state: ReplicaState, kind: FailureKind) -> None:
         self.state = state
         batches, self.batches = self.batches, []
+        self._idle.set()
         self._on_end(self)
         for batch in batches:
             batch.done(batch, BatchFailure(kind, kind.value))
@@ -90,6 +95,7 @@ class Puppet:
         return f"output of {self.pid}"
 
     def statistics(self) -> ReplicaStatistics:
+        self.looked_at += 1
         return ReplicaStatistics(
             self.state,
             self.pid,

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import block_until, eventually
 
 from clipper.inputs import InputType
 from clipper.values import BatchFailure, FailureKind
 from clipper.workers import process
 from clipper.workers.spec import Patience, ReplicaState
 
-from .conftest import StartWorker, Worker, eventually, is_running
+from .conftest import StartWorker, Worker, is_running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -318,7 +319,6 @@ PARENT = Path(__file__).with_name("parent.py")
 @pytest.mark.parametrize("kernel", ["1", "0"], ids=["signal", "watch"])
 def test_a_killed_server_leaves_no_workers(loop: str, busy: str, kernel: str) -> None:
     import subprocess
-    import time
 
     with subprocess.Popen(
         [sys.executable, str(PARENT), loop, busy, kernel], stdout=subprocess.PIPE
@@ -328,10 +328,8 @@ def test_a_killed_server_leaves_no_workers(loop: str, busy: str, kernel: str) ->
         assert is_running(worker)
         assert is_running(grandchild)
         server.kill()
-    end = time.monotonic() + 10  # a moment where nothing else runs
-    while is_running(worker) or (kernel == "0" and is_running(grandchild)):
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    left = (worker, grandchild) if kernel == "0" else (worker,)
+    block_until(lambda: not any(map(is_running, left)), 10.0)
     if is_running(grandchild):
         os.kill(grandchild, signal.SIGKILL)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from polling import eventually
 
 from clipper.clock import SystemClock
 from clipper.inputs import InputType, encode_python
@@ -17,7 +18,7 @@ from clipper.workers.recycling import GROWTH, RecyclingRule
 from clipper.workers.replica_set import ReplicaSet, Restarts, State, WorkerSpec
 from clipper.workers.spec import ReplicaState
 
-from .conftest import eventually, make_batch
+from .conftest import make_batch
 from .puppets import Puppet, Troupe
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -62,6 +63,12 @@ class Stage:
     def alive(self) -> int:
         over = (ReplicaState.STOPPED, ReplicaState.FAILED)
         return sum(puppet.state not in over for puppet in self.troupe.all)
+
+
+async def looked_at(puppet: Puppet) -> None:
+    """Until it was thought of replacing it, some times over."""
+    enough = puppet.looked_at + 5
+    await eventually(lambda: puppet.looked_at >= enough)
 
 
 MakeStage = Callable[..., Stage]
@@ -233,7 +240,7 @@ async def test_the_new_one_is_there_before_the_old_one_goes(make_stage: MakeStag
     statistics = stage.set.statistics()
     assert (statistics.deaths, statistics.restarts) == (0, 0)
     stage.puppet(2).served = 99
-    await asyncio.sleep(0.05)
+    await looked_at(stage.puppet(2))
     assert stage.serving == [2, 3]
 
 
@@ -259,8 +266,8 @@ async def test_what_is_in_flight_is_finished(make_stage: MakeStage) -> None:
     old.submit(batch)
     old.served = 10
     await eventually(lambda: stage.serving == [1])
-    await asyncio.sleep(0.02)
-    assert not finished.done() and old.state is ReplicaState.DRAINING
+    await eventually(lambda: old.state is ReplicaState.DRAINING)
+    assert not finished.done()
     old.answer([b"1"])
     assert await finished == [b"1"]
     await eventually(lambda: stage.alive == 1)
@@ -318,7 +325,7 @@ async def test_what_has_grown_is_replaced(make_stage: MakeStage) -> None:
     stage.troupe.bytes = 500
     await stage.set.start(1)
     stage.puppet(0).bytes = 999
-    await asyncio.sleep(0.05)
+    await looked_at(stage.puppet(0))
     assert stage.serving == [0]
     stage.puppet(0).bytes = 1000
     await eventually(lambda: stage.serving == [1])

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import eventually
 
 from clipper.inputs import InputType
 from clipper.workers import process
 from clipper.workers.process import WorkerProcess, describe_exit
 
-from .conftest import StartWorker, descriptors, eventually
+from .conftest import StartWorker, descriptors
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

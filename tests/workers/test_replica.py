@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from polling import eventually
 
 from clipper.clock import SystemClock
 from clipper.inputs import InputType
@@ -20,7 +21,7 @@ from clipper.workers.process import WorkerProcess
 from clipper.workers.replica import MAX_IN_FLIGHT, Replica
 from clipper.workers.spec import Patience, ReplicaFailed, ReplicaState, WorkerSpec
 
-from .conftest import StartWorker, eventually, is_running, make_batch
+from .conftest import StartWorker, is_running, make_batch
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import eventually
 
 from clipper.clock import SystemClock
 from clipper.errors import DeployFailed, StoreError
@@ -19,7 +20,7 @@ from clipper.workers.packaging import pack
 from clipper.workers.replica_set import ReplicaSet, Restarts, State, WorkerSpec
 from clipper.workers.spec import ReplicaState
 
-from .conftest import Worker, eventually, is_running
+from .conftest import Worker, is_running
 from .puppets import Troupe
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -389,7 +389,7 @@ async def check_cured(data: Path, learned: dict[str, Any]) -> None:
         assert await states(server) == learned
         for version in ("one", "two"):
             model = server.engine.model(version, "1")
-            await until(lambda model=model: model.replicas.state is State.LIVE)  # type: ignore[misc]
+            await eventually(lambda model=model: model.replicas.state is State.LIVE)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("change", [None, of_an_unknown_kind])
@@ -415,7 +415,7 @@ async def test_an_application_whose_record_cannot_be_read_fails_alone(
         assert isinstance(QueryApi(engine).refusal(HURT), Unavailable)
         with pytest.raises(Conflict, match="delete the application first"):
             await server.register_application(HURT, input_type="doubles", models=["one"])
-        await until(lambda: engine.ready)
+        await eventually(lambda: engine.ready)
         shown = {"state": "failed", "reason": found[0]["reason"]}
         assert ready_of(server)["applications"] == {HURT: shown}
         await engine.learning._prune()  # what it learned is nobody's, as it seems
@@ -457,7 +457,7 @@ async def test_a_version_whose_record_cannot_be_read_fails_alone(
         engine = server.engine
         asked = await server.predict(HURT, [1.0])
         assert (asked.output, asked.default) == (1, False)
-        await until(lambda: engine.ready)
+        await eventually(lambda: engine.ready)
         shown = ready_of(server)["models"]
         assert shown["one:1"]["state"] == "live" and shown["two:1"]["state"] == "failed"
         assert shown["two:1"]["reason"] == engine.damage()[0]["reason"]
@@ -497,7 +497,7 @@ async def test_where_it_is_not_known_which_version_is_current_none_is(
     async with Server(settings=settings_of(data)) as server:
         asked = await server.predict(HURT, [1.0])
         assert (asked.output, asked.default) == (1, False)
-        await until(lambda: server.engine.ready)
+        await eventually(lambda: server.engine.ready)
         assert ready_of(server)["models"]["two"]["state"] == "failed"
         assert server.engine.damage()[0]["kind"] == "current version of"
         await server.engine.set_version("two", "1")

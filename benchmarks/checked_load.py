@@ -24,7 +24,7 @@ import msgspec
 
 from benchmarks.arrivals import MODEL, Arrivals, draw_arrivals
 from benchmarks.load import JSON, make_request, percentile
-from benchmarks.openloop import Connection, Generator
+from benchmarks.openloop import Connection, Generator, announce, parse_load
 from benchmarks.outcome import LoadProcess, Pairs
 
 NUMBER = "$N"  # in a body: the number of the request
@@ -178,13 +178,9 @@ def main(arguments: Sequence[str]) -> None:
     ]
     generator = CheckedGenerator(requests, Arrivals(due), fresh=chosen.fresh)
     seconds = sum(seconds for _, seconds in chosen.load)
-    run = generator.run(url.hostname, url.port, chosen.connections, seconds, _announce)
+    run = generator.run(url.hostname, url.port, chosen.connections, seconds, announce)
     begun = asyncio.run(run)
     sys.stdout.buffer.write(msgspec.json.encode(generator.seen(begun)) + b"\n")
-
-
-def _announce(begin: float) -> None:
-    print(json.dumps({"begin": begin}), flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -195,17 +191,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = options.add_argument
     add("url")
-    add("--load", type=_load, action="append", required=True, metavar="RATE:SECONDS")
+    add("--load", type=parse_load, action="append", required=True, metavar="RATE:SECONDS")
     add("--body", required=True, help=f"{NUMBER} in it becomes the request's number")
     add("--connections", type=int, default=CONNECTIONS)
     add("--fresh", action="store_true", help="a new connection for every request")
     add("--seed", type=int, default=1)
     return options.parse_args(arguments)
-
-
-def _load(text: str) -> tuple[float, float]:
-    rate, _, seconds = text.partition(":")
-    return float(rate), float(seconds)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,10 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = make_options("faults", __doc__)
+    parts = "\n".join(f"  {name:13} {about}" for name, about in PARTS.items())
+    options = make_options("faults", f"{__doc__}\nParts:\n{parts}")
     add = options.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; else all")
+    add("parts", nargs="*", metavar="PART", help="all, if none is named")
     add("--long", action="store_true", help="with the numbers of the goals")
     add("--seed", type=int, help="of everything that is drawn; else a new one")
     add("--json", type=Path, default=RESULTS / "faults.json", help="[%(default)s]")

@@ -6,6 +6,7 @@ is refused, reset or left unanswered counts as failed.
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from benchmarks.checked_load import NUMBER, Asked, CheckedLoad, Seen
@@ -51,7 +52,7 @@ def run(run: FaultRun) -> None:
             )
             for fresh in (0, 1)
         ]
-        with loads[0], loads[1], LogWatch(server.log) as log:
+        with loads[0], loads[1], closing(LogWatch(server.log)) as log:
             for number in range(times):
                 loads[0].wait_until(1.0 + number * PAUSE)
                 took.append(server.hand_over(log))

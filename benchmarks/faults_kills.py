@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def kill_often(
     server: FaultServer, load: CheckedLoad, marks: Path, kills: int, rng: random.Random
 ) -> Kills:
     found = Kills()
-    with LogWatch(server.log) as log:
+    with closing(LogWatch(server.log)) as log:
         for number in range(kills):
             load.wait_until(number * PAUSE + rng.uniform(0.2, 0.2 + BATCH_SECONDS))
             wait_quiet(log)

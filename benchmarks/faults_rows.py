@@ -174,7 +174,7 @@ def judge(
 ) -> None:
     """The worst round decides."""
     part = "rows"
-    many = f"{len(rounds)} batches"
+    many = f"in {len(rounds)} batches" if len(rounds) > 1 else ""
     worst = min(each.right for each in rounds)
     run.found(part, row, done, "right answers", ">=", ROWS - 1, worst, beside=many)
     run.found(part, row, done, "wrong", "<=", 0, max(each.wrong for each in rounds))

@@ -134,10 +134,12 @@ class FaultRun:
 
     def report(self) -> str:
         heads = ["rows", "what was done", "figure", "goal", "measured", "", "verdict"]
-        lines = []
+        lines, before = [], ("", "")
         for finding in self.findings:
-            text, target, value, beside, verdict = finding.goal.line
-            lines.append([finding.rows, finding.done, text, target, value, beside, verdict])
+            done = (finding.rows, finding.done)
+            # said once above all that was measured of it
+            lines.append([*(done if done != before else ("", "")), *finding.goal.line])
+            before = done
         left = {0, 1, 2, 5, 6}
         return "\n\n".join(
             [table(heads, lines, left), *[f"Note: {note}" for note in self.notes]]

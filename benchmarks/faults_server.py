@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import http.client
 import os
 import re
 import select
@@ -12,15 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.load import LoadError, post
+from benchmarks.load import LoadError
 from benchmarks.process import STOP_SECONDS, is_worker, read_stat, read_tree
 from benchmarks.servers import ClipperServer
-from clipper import Clipper
 
 FOLLOWED_SECONDS = 60.0
 _FOLLOWED = re.compile(r"Process (\d+) serves now")
@@ -34,15 +31,6 @@ class FaultServer(ClipperServer):
     """
 
     _follower: int | None = None
-
-    def client(self) -> Clipper:
-        """A client of both ports; the caller closes it."""
-        return Clipper(
-            "localhost",
-            port=self.port,
-            admin_port=self._admin_port,
-            data_dir=str(self._data),
-        )
 
     @property
     def data(self) -> Path:
@@ -62,26 +50,14 @@ class FaultServer(ClipperServer):
 
     def upload(self, manifest: Mapping[str, object], function: bytes) -> tuple[int, bytes]:
         """POST /admin/deploy as msgpack: status and body."""
-        token = (self._data / "admin-token").read_text().strip()
         body = msgspec.msgpack.encode({"manifest": manifest, "function": function})
-        headers = {"Authorization": f"Bearer {token}"}
-        return post(
-            self._admin_port, "/admin/deploy", body, "application/msgpack", headers=headers
-        )
+        return self.change("/admin/deploy", body, "application/msgpack")
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name, with its labels if it has some."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
-        except (OSError, http.client.HTTPException) as error:
-            raise LoadError(f"{self.name} tells no metrics: {error!r}") from error
-        finally:
-            connection.close()
         return {
             name if not labels else f"{name}{{{labels}}}": float(value)
-            for name, labels, value in _SAMPLE.findall(text)
+            for name, labels, value in _SAMPLE.findall(self.exposition())
         }
 
     def total(self, name: str, **labels: str) -> float:
@@ -224,17 +200,6 @@ class LogWatch:
     def close(self) -> None:
         self._file.close()
         os.close(self._fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def marked(variables: Mapping[str, str]) -> list[int]:

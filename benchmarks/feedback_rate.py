@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.feedback_app import VARIABLE, Commits
 from benchmarks.feedback_load import FeedbackLoad, FeedbackSeen, Said
-from benchmarks.load import LoadError, post
+from benchmarks.load import LoadError
 from benchmarks.process import TICK, busy_seconds
 from benchmarks.servers import ClipperServer
 from benchmarks.work import make_rows
@@ -100,10 +100,7 @@ class LearningServer(ClipperServer):
             "policy": policy,
             "cache": cache,
         }
-        token = (self._data / "admin-token").read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
-        body = json.dumps(wanted).encode()
-        status, answer = post(self._admin_port, "/admin/add_app", body, headers=headers)
+        status, answer = self.change("/admin/add_app", json.dumps(wanted).encode())
         if status != 200:
             raise LoadError(f"{self.name} refused the application: {answer.decode()}")
 

@@ -273,7 +273,7 @@ def main(arguments: Sequence[str]) -> None:
     arrivals = Arrivals(draw_arrivals(chosen.load, chosen.seed))
     generator = Generator(requests, arrivals, chosen.retries)
     seconds = sum(seconds for _, seconds in chosen.load)
-    run = generator.run(url.hostname, url.port, chosen.connections, seconds, _announce)
+    run = generator.run(url.hostname, url.port, chosen.connections, seconds, announce)
     try:
         import uvloop
     except ImportError:
@@ -284,7 +284,8 @@ def main(arguments: Sequence[str]) -> None:
     print(dump(outcome))
 
 
-def _announce(begin: float) -> None:
+def announce(begin: float) -> None:
+    """Tell the process that started this one when the load begins."""
     print(json.dumps({"begin": begin}), flush=True)
 
 
@@ -296,7 +297,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = options.add_argument
     add("url")
-    add("--load", type=_load, action="append", required=True, metavar="RATE:SECONDS")
+    add("--load", type=parse_load, action="append", required=True, metavar="RATE:SECONDS")
     add("--bodies", type=Path, required=True, help="a list of files, sent in turn")
     add("--content-type", default=JSON)
     add("--connections", type=int, default=512)
@@ -306,7 +307,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options.parse_args(arguments)
 
 
-def _load(text: str) -> tuple[float, float]:
+def parse_load(text: str) -> tuple[float, float]:
+    """RATE:SECONDS, the rate per second."""
     rate, _, seconds = text.partition(":")
     return float(rate), float(seconds)
 

@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from benchmarks.load import LoadError, post
+from benchmarks.load import JSON, LoadError, post
 from benchmarks.process import ROOT, Process, free_ports
+
+if TYPE_CHECKING:
+    from clipper import Clipper
 
 START_SECONDS = 60.0
 PEERS = {"mosec": "/inference", "litserve": "/predict"}  # and where each takes a request
@@ -184,16 +187,28 @@ class ClipperServer(Server):
     def path_of(self, application: str) -> str:
         return f"/{application}/predict"
 
-    def deploy(self, model: str, function: Callable[[Any], Any], **options: Any) -> None:
-        """`options` are those of Clipper.deploy_predict_function."""
-        from clipper import Clipper, ClipperError
+    def client(self) -> Clipper:
+        """A client of both ports; the caller closes it."""
+        from clipper import Clipper
 
-        client = Clipper(
+        return Clipper(
             "localhost",
             port=self.port,
             admin_port=self._admin_port,
             data_dir=str(self._data),
         )
+
+    def change(self, path: str, body: bytes, content_type: str = JSON) -> tuple[int, bytes]:
+        """POST to the admin port, with the token: status and body."""
+        token = (self._data / "admin-token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        return post(self._admin_port, path, body, content_type, headers=headers)
+
+    def deploy(self, model: str, function: Callable[[Any], Any], **options: Any) -> None:
+        """`options` are those of Clipper.deploy_predict_function."""
+        from clipper import ClipperError
+
+        client = self.client()
         try:
             client.deploy_predict_function(model, 1, function, "doubles", **options)
         except ClipperError as error:
@@ -219,24 +234,24 @@ class ClipperServer(Server):
             "models": [model],
             "cache": cache,
         }
-        token = (self._data / "admin-token").read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
-        body = json.dumps(wanted).encode()
-        status, answer = post(self._admin_port, "/admin/add_app", body, headers=headers)
+        status, answer = self.change("/admin/add_app", json.dumps(wanted).encode())
         if status != 200:
             raise LoadError(f"{self.name} refused the application: {answer.decode()}")
 
-    def gauge(self, name: str, model: str) -> float:
-        """One number that it publishes of a model; LoadError if it does not."""
+    def exposition(self) -> str:
+        """The text of /metrics."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
+            return connection.getresponse().read().decode()
         except (OSError, http.client.HTTPException) as error:
             raise LoadError(f"{self.name} tells no metrics: {error!r}") from error
         finally:
             connection.close()
-        for line in text.splitlines():
+
+    def gauge(self, name: str, model: str) -> float:
+        """One number that it publishes of a model; LoadError if it does not."""
+        for line in self.exposition().splitlines():
             if line.startswith(f"{name}{{") and f'model="{model}"' in line:
                 return float(line.rsplit(" ", 1)[1])
         raise LoadError(f"{self.name} publishes no {name} of {model}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_entries_of_the_log_are_such_as_a_server_folds() -> None:
 def test_the_log_is_read_as_it_is_written(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("old ready\n")
-    with LogWatch(log) as watch:
+    with closing(LogWatch(log)) as watch:
         begun = time.monotonic()
         code = "import time; print('half ', end='', flush=True); print('ready')"
         with (

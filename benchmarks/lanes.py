@@ -14,7 +14,7 @@ from benchmarks.callers import Target
 from benchmarks.process import read_stat
 from clipper import Server
 from clipper.errors import ClipperError
-from clipper.serving import GC_THRESHOLD
+from clipper.memory import GC_THRESHOLD
 
 DEFAULT = "-1"  # the application's default output, which no model here predicts
 CHECKED = 8  # rows whose answers are compared with the model's own

@@ -45,6 +45,10 @@ class Changes:
         """Start no more workers: those of another server are taking over."""
         self._held = True
 
+    def go_on(self) -> None:
+        """The other server came to nothing."""
+        self._held = False
+
     def release(self) -> None:
         """Change nothing more: the store becomes another server's."""
         self._held = self._released = True

@@ -39,6 +39,8 @@ from clipper.values import ModelId, Output, RowError
 
 logger = logging.getLogger(__name__)
 
+CLOSED = "the server stops or another is taking over; send the feedback again in a moment"
+
 
 class Feedback:
     """Takes feedback for one application."""
@@ -76,7 +78,9 @@ class Feedback:
         self, done: FeedbackDone, duplicate: bool, error: ClipperError | None
     ) -> None:
         stats = self._application.stats
-        if isinstance(error, StoreError):  # whose sentence names files of the server
+        if isinstance(error, StoreError) and self._learning.closed:
+            error = Unavailable(CLOSED)  # which clients send again
+        elif isinstance(error, StoreError):  # whose sentence names files of the server
             logger.error("feedback of %s is refused: %s", self._application.name, error)
             error = StoreError("the logs cannot be used; the server's own log says why")
         if error is not None:

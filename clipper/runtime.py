@@ -114,13 +114,15 @@ def announce(
     directory = runtime_dir()
     _sweep(directory)
     path = directory / f"{port}.json"
-    handle, temporary = tempfile.mkstemp(prefix=f".{port}-", dir=directory)  # 0600
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{port}-", dir=directory)  # 0600
         with os.fdopen(handle, "wb") as file:
             file.write(json.dumps(msgspec.to_builtins(runtime)).encode())
         os.replace(temporary, path)
     except OSError as error:
-        os.unlink(temporary)
+        if temporary is not None:
+            os.unlink(temporary)
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
     return path
 
@@ -140,10 +142,10 @@ def notify(**state: object) -> None:
     if not address.startswith(("/", "@")):
         return
     text = "\n".join(f"{name}={value}" for name, value in state.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+    # one who does not listen is no reason to stop serving, nor are too many open files
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.setblocking(False)
-        with suppress(OSError):  # one who does not listen is no reason to stop serving
-            end.sendto(text.encode(), address.replace("@", "\0", 1))
+        end.sendto(text.encode(), address.replace("@", "\0", 1))
 
 
 def withdraw(port: int, pid: int | None = None) -> None:

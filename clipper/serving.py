@@ -11,14 +11,13 @@ same sockets and connections.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable
 
-from clipper import runtime
+from clipper import memory, runtime
 from clipper.config import Settings
 from clipper.errors import ClipperError
 from clipper.handover.link import HandoverFailed
@@ -28,14 +27,12 @@ from clipper.listening import Listening, from_manager, from_numbers
 from clipper.runtime import Restart
 from clipper.server import Server
 from clipper.succession import prepare
+from clipper.tasks import to_its_end
 
 logger = logging.getLogger(__name__)
 
 OnReady = Callable[[Server], None]
 OnEnd = Callable[[int | None], None]
-
-# Net allocations of containers between collections of the youngest generation.
-GC_THRESHOLD = 20_000
 
 # Bounds in seconds of the old server in a hand-over: for answers that are owed, while
 # nobody is accepted; and for what was learned to be kept.
@@ -151,7 +148,7 @@ class Process:
 
     async def _start(self) -> None:
         await self._begin(self._make_server())
-        _settle_memory()
+        memory.settle()
         runtime.notify(READY=1)
 
     def _tell_restart(self, state: str, reason: str = "") -> None:
@@ -218,7 +215,7 @@ class Process:
         records = offered.records
         while True:
             await server.prepare(records, predecessor.preparing)
-            _settle_memory()
+            memory.settle()
             answer = await predecessor.offer_or_take()
             if isinstance(answer, float):
                 break
@@ -270,31 +267,39 @@ class Process:
         successor: Successor | None = None
         try:
             check_possible(self._running.settings.ephemeral)
+            await self._all_received()
             successor = Successor()
             logger.info("process %d is to take over", successor.pid)
             version = await prepare(self._running, successor)
+            listening = self._running.listening()
             self._switching = True
         except Exception as error:
             why = str(error) or repr(error)
             logger.error("no other server takes over, this one goes on: %s", why)
             if not isinstance(error, ClipperError):
                 logger.exception("the hand-over failed")
+            self._running.engine.changes.go_on()
             if successor is not None:
-                await successor.end()
+                await to_its_end(successor.end())
             self._tell_restart("failed", why)
         except asyncio.CancelledError:
             if successor is not None:
-                await successor.end()
+                await to_its_end(successor.end())
             raise
         else:
             logger.info("version %s is ready to take over", version)
-            await self._switch(successor)
+            await self._switch(successor, listening)
 
-    async def _switch(self, successor: Successor) -> None:
+    async def _all_received(self) -> None:
+        """Until the server before has passed its last connection: once this one lets go
+        it could not pass that on."""
+        if self._receiving is not None:
+            await asyncio.wait((self._receiving,))
+
+    async def _switch(self, successor: Successor, listening: Listening) -> None:
         """Let go of everything. From here on the new server has the data, or this process
         begins again."""
         server = self._running
-        listening = server.listening()
         since = time.monotonic()
         try:
             await server.pass_on(successor.pass_connection, ANSWERS_SECONDS)
@@ -347,15 +352,6 @@ class Process:
             logger.warning("this server serves again")
         finally:
             await ending
-
-
-def _settle_memory() -> None:
-    """What lives now lives to the end: keep the collector from walking it again. What a
-    query allocates is freed by reference counts; the collector is for the rest, and need
-    not look for it after every few hundred queries."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 50)
 
 
 def _tell_nobody(server: Server) -> None:

@@ -35,11 +35,11 @@ async def prepare(server: Server, successor: Successor) -> str:
         for _ in range(_OFFERS):
             await _changes_end(engine)
             await engine.save(KEEP_SECONDS)
-            if engine.changing:
-                continue
+            await _changes_end(engine)  # those that began meanwhile
             records = engine.answering()
             wanted = {(r.key, r.generation, r.num_replicas) for r in records}
             if offered is not None and wanted <= offered:
+                successor.check_alive()
                 engine.changes.hold()
                 return version
             await successor.prepare(server.data_dir, records, listening)

@@ -23,7 +23,7 @@ ROOT = Path(clipper.__file__).parent
 # From the bottom up. A module or package of a row may import those of the rows below it
 # and itself, nothing else of the project.
 LAYERS = (
-    ("errors", "version", "clock", "metrics", "records", "logs"),
+    ("errors", "version", "clock", "metrics", "records", "logs", "memory"),
     ("values", "config", "runtime", "tasks", "outline", "listening", "changes"),
     ("inputs", "handover"),
     ("layout", "eviction", "pieces"),

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -193,3 +196,21 @@ def test_the_default_data_directory(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert runtime.default_data_dir() == Path(expected)
+
+
+def too_many(*arguments: object, **options: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_what_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "mkstemp", too_many)
+    with pytest.raises(ConfigError, match=r"cannot write .*1337.json: Too many open files"):
+        announce(1337)
+
+
+def test_a_service_manager_that_cannot_be_told_is_no_reason_to_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
+    monkeypatch.setattr(socket, "socket", too_many)
+    runtime.notify(READY=1)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from crowd_of_clients import Crowd
 from followed import SECONDS, Served, begin, plus, served, slow
-from polling import eventually
+from polling import eventually, turns
 
-from clipper import runtime
+from clipper import Server, runtime, serving
 from clipper.client.local import restart_server
+from clipper.config import make_settings
 from clipper.errors import ClipperError
 
 LOOPS = ("uvloop", "asyncio")
@@ -533,3 +538,146 @@ async def test_the_service_manager_is_told(
             os.kill(server.pid, signal.SIGTERM)
             await server.gone(server.pid)
             assert await asyncio.to_thread(manager.recv, 100) == b"STOPPING=1"
+
+
+# -- one after another, and what is left of the first ------------------------------------
+
+
+@pytest.mark.fault("S3")
+async def test_what_the_first_still_owes_comes_to_the_third(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection whose answer takes long is passed last: the second server has to wait
+    for it before it lets go itself."""
+    async with served(tmp_path, monkeypatch) as server:
+        await server.client.deploy_predict_function("slow", "v1", slow, "doubles")
+        await server.client.register_application(
+            "slow", "slow", "doubles", None, 60_000_000
+        )
+        connection = server.connect()
+        connection.sendall(ask_slow(4.0))
+        await asyncio.sleep(0.1)
+        for _ in range(2):
+            await server.restart()
+        assert (await asyncio.to_thread(read_answer, connection))["output"] == 4.0
+        await asyncio.to_thread(connection.sendall, ask_slow(0.0))
+        assert (await asyncio.to_thread(read_answer, connection))["output"] == 0.0
+        await server.gone(server.pids[0])
+        await server.gone(server.pids[1])
+
+
+def ask_slow(seconds: float) -> bytes:
+    body = json.dumps({"input": [seconds]}).encode()
+    head = f"POST /slow/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\nContent-Type: application/json\r\n\r\n" + body
+
+
+def read_answer(connection: socket.socket) -> dict[str, Any]:
+    data = b""
+    while b"\r\n\r\n" not in data or not data.endswith(b"}"):
+        some = connection.recv(65536)
+        assert some, f"the connection was closed after {data!r}"
+        data += some
+    answer: dict[str, Any] = json.loads(data.partition(b"\r\n\r\n")[2])
+    return answer
+
+
+@pytest.mark.fault("S3")
+async def test_the_new_server_goes_on_if_the_old_one_is_killed_after_it_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(tmp_path, monkeypatch) as server:
+        await begin(server)
+        server.fault(
+            """
+            start = Server.start
+            async def slowly(self):
+                Path(os.environ["XDG_RUNTIME_DIR"], "starts").write_text(str(os.getpid()))
+                await asyncio.sleep(0.5)
+                await start(self)
+            Server.start = slowly
+            """
+        )
+        os.kill(server.pid, signal.SIGUSR2)
+        starts = tmp_path / "starts"
+        await eventually(lambda: starts.exists() and starts.read_text())
+        server.process.kill()
+        server.pids.append(int(starts.read_text()))
+        await eventually(lambda: runtime.find(server.port) is not None)
+        assert server.announced().pid == server.pid
+        assert (await server.client.predict("inc", [1.0])).output == 2.0
+
+
+# -- in this process ---------------------------------------------------------------------
+
+
+class Puppet:
+    """A successor that has ended before it was told anything."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.ending = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.ended = False
+
+    async def end(self) -> None:
+        self.ending.set()
+        await self.go_on.wait()
+        self.ended = True
+
+
+@asynccontextmanager
+async def handing_over(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, puppet: Puppet
+) -> AsyncIterator[serving.Process]:
+    """A process whose server has let nobody deploy, for the sake of a successor."""
+
+    async def prepare(server: Server, successor: Puppet) -> str:
+        server.engine.changes.hold()
+        return "1"
+
+    monkeypatch.setattr(serving, "Successor", lambda: puppet)
+    monkeypatch.setattr(serving, "prepare", prepare)
+    settings = make_settings({"data_dir": str(directory), "port": 0, "admin_port": 0})
+    process = serving.Process(settings, lambda server: None, None)
+    async with Server(listen=True, settings=settings) as process._server:
+        yield process
+
+
+def too_many() -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.fault("S3")
+async def test_without_descriptors_to_let_go_everything_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puppet = Puppet()
+    puppet.go_on.set()
+    async with handing_over(tmp_path, monkeypatch, puppet) as process:
+        monkeypatch.setattr(process._running, "listening", too_many)
+        await process._hand_over()
+        assert puppet.ended
+        assert (
+            process._restart.state == "failed" and "open files" in process._restart.reason
+        )
+        await process._running.deploy("inc", 1, plus(1), "doubles")
+
+
+@pytest.mark.fault("S2")
+@pytest.mark.fault("S3")
+async def test_to_stop_waits_until_a_new_server_that_failed_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would know of it."""
+    puppet = Puppet()
+    async with handing_over(tmp_path, monkeypatch, puppet) as process:
+        monkeypatch.setattr(process._running, "listening", too_many)
+        process._handing_over = asyncio.create_task(process._hand_over())
+        await puppet.ending.wait()
+        ending = asyncio.create_task(process._end_hand_over())
+        await turns()
+        puppet.go_on.set()
+        await ending
+        assert puppet.ended

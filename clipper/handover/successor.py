@@ -100,6 +100,11 @@ class Successor:
             if not isinstance(message, Preparing):
                 raise HandoverFailed(f"it said {type(message).__name__} out of turn")
 
+    def check_alive(self) -> None:
+        """Raises HandoverFailed where it has ended."""
+        if not self._link.open:
+            raise HandoverFailed("it has ended")
+
     def pass_connection(self, admin: bool, descriptor: int, data: bytes) -> None:
         """Give it an open connection, with what was read of a request and not answered.
         The descriptor is ours from here on."""

@@ -66,7 +66,7 @@ class Learning:
         self._known = Bloom()
         self._pruned = clock.now()
         self._began = clock.now(), clock.wall()
-        self._closed = False
+        self.closed = False
         # what seems to be left of deleted applications may be that of some whose records
         # cannot be read
         self.unowned_stay = False
@@ -275,7 +275,7 @@ class Learning:
 
     def _retry(self, work: Callable[[], None]) -> None:
         def again() -> None:
-            if not self._closed:
+            if not self.closed:
                 work()
 
         self._call_later(RETRY_SECONDS, again)
@@ -371,7 +371,7 @@ class Learning:
 
     async def close(self) -> None:
         """Keep everything: the next start folds nothing."""
-        self._closed = True
+        self.closed = True
         self.journal.flush()
         self.decisions.flush()
         await self.snapshots.keep_all()

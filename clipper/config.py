@@ -70,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin_port: Port = 1338
     data_dir: str | None = None  # None: $CLIPPER_DATA_DIR or $XDG_DATA_HOME/clipper
     ephemeral: bool = False  # keep nothing on disk
+    recover: bool = False  # of a damaged database, go on with what can be read
     auth: bool = True  # admin routes need the token; False on loopback only
     require_token: bool = False  # predictions and feedback need it too
     allowed_hosts: list[str] = []  # Host values accepted beside loopback

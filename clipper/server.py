@@ -265,7 +265,10 @@ def _make_store(settings: Settings, patience: float) -> Store:
     from clipper.store.sqlite import SQLiteStore
 
     return SQLiteStore(
-        _data_dir(settings), durability=settings.durability, patience=patience
+        _data_dir(settings),
+        durability=settings.durability,
+        patience=patience,
+        recover=settings.recover,
     )
 
 

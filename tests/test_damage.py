@@ -106,7 +106,33 @@ async def test_a_damaged_directory_is_refused(
     last = said.strip().splitlines()[-1]
     assert sentence in last and str(server.data) in last, said
     assert any(word in last for word in ("restore", "upgrade")), said
+    assert ("start with --recover" in last) is (damage not in (remove, make_newer)), said
     assert _contents(server.data) == before
+
+
+@pytest.mark.parametrize("damage", [zero_first_page, cut, flip_log])
+async def test_with_a_flag_it_goes_on_with_what_can_be_read(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    server = ServeProcess(tmp_path, uuid.uuid4().hex, "--recover")
+    await fill(server.data)
+    damage(server.data / "clipper.db")
+    before = _contents(server.data)
+    server.start()
+    try:
+        async with await server.client() as clipper:
+            assert [app["name"] for app in (await clipper.status())["applications"]] == [
+                "app"
+            ]
+    finally:
+        server.kill()
+    [aside] = server.data.glob("damaged-*")
+    assert _contents(aside) == before
+    said = server.log.read_text()
+    assert "applications: 1 kept" in said and str(aside) in said
+    assert "are lost" in said.partition("entries of feedback: ")[2].partition("\n")[0] or (
+        damage is zero_first_page
+    )
 
 
 def _contents(directory: Path) -> dict[str, bytes]:

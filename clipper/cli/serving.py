@@ -40,6 +40,10 @@ _LOG_BYTES = 4 * 1024 * 1024  # a log file is turned over at this size; one old 
 )
 @click.option("--ephemeral", is_flag=True, default=None, help="Keep nothing on disk.")
 @click.option(
+    "--recover", is_flag=True, default=None,
+    help="Go on with what can be read of a damaged database, and keep the damaged one.",
+)  # fmt: skip
+@click.option(
     "--no-auth", is_flag=True, help="Ask for no token. Only for a server on loopback."
 )
 @click.option(

@@ -103,6 +103,10 @@ class Verify(Read):
             raise fault
 
 
+class DamagedFile(StoreError):
+    """The file is not what was written. What can be read of it can be salvaged."""
+
+
 class Outcome(NamedTuple):
     """What came of one work: its result, or the error it gets."""
 
@@ -123,7 +127,7 @@ class Database:
         self._full = False
         try:
             self._file = _identity(path)
-            self._connection = _connect(path)
+            self._connection = connect(path)
         except (OSError, sqlite3.Error) as error:
             raise _unusable(path, error) from error
         try:
@@ -157,6 +161,10 @@ class Database:
         ):
             kept.update((key, f"its record {_NO_MATCH}") for key in sorted(spoiled[table]))
         return state
+
+    def check_all(self) -> None:
+        """Look at every page. Raises StoreError for damage."""
+        self.look(Verify())
 
     def look(self, work: Work) -> Any:
         """What a work that only reads gives."""
@@ -346,7 +354,7 @@ def create(path: Path) -> None:
     unfinished = path.with_name(f"{UNFINISHED}{path.name}")
     try:
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        with closing(_connect(unfinished)) as connection:
+        with closing(connect(unfinished)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             migrate(connection, 0)
@@ -379,7 +387,7 @@ def _merge_of(work: Work) -> Any:
     return getattr(work, "merge", None)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     address = f"file:{quote(str(path))}?mode=rw"
     return sqlite3.connect(address, uri=True, isolation_level=None, timeout=1.0)
 
@@ -418,10 +426,11 @@ def _refused(error: Exception) -> Exception:
     return error
 
 
-def damaged(path: Path, reason: str) -> StoreError:
-    return StoreError(
-        f"{path} is damaged ({reason}); restore it from a backup, or move the directory "
-        f"{path.parent} away to start with an empty one"
+def damaged(path: Path, reason: str) -> DamagedFile:
+    return DamagedFile(
+        f"{path} is damaged ({reason}); restore it from a backup, or start with --recover "
+        f"to go on with what can be read of it, or move the directory {path.parent} away "
+        "to start with an empty one"
     )
 
 

@@ -43,7 +43,7 @@ def write_chunk(chunk: Chunk, connection: sqlite3.Connection) -> None:
 def read_chunk_of(nonce: int, connection: sqlite3.Connection) -> Chunk | None:
     """The newest chunk that may hold a nonce."""
     row = one(connection, _OF_NONCE, nonce - _MIDDLE)
-    return None if row is None else _chunk(row)[1]
+    return None if row is None else check_row(row)[1]
 
 
 def read_chunks(
@@ -54,7 +54,7 @@ def read_chunks(
         f"SELECT {_COLUMNS} FROM decision WHERE id > ? ORDER BY id LIMIT ?",
         (after, min(limit, READ)),
     ).fetchall()
-    return [_chunk(row) for row in rows]
+    return [check_row(row) for row in rows]
 
 
 def prune_old(before: float, connection: sqlite3.Connection) -> bool:
@@ -84,7 +84,8 @@ def count_chunks(connection: sqlite3.Connection) -> tuple[int, int]:
     return count, size
 
 
-def _chunk(row: Any) -> tuple[int, Chunk]:
+def check_row(row: Any) -> tuple[int, Chunk]:
+    """A row of _COLUMNS as the chunk that it is. Raises StoreError for a damaged one."""
     number, first, last, at, body, total = row
     if isinstance(body, bytes) and isinstance(first, int) and isinstance(last, int):
         chunk = Chunk(first + _MIDDLE, last + _MIDDLE, at, body)

@@ -98,11 +98,11 @@ def _entry_row(entry: Entry) -> tuple[int, str | None, str | None, int, str, int
         None if uid is None else kept(uid),
         steps,
         body.decode(),
-        _entry_sum(application, key, steps, body),
+        entry_sum(application, key, steps, body),
     )
 
 
-def _entry_sum(application: int, key: str | None, steps: int, body: bytes) -> int:
+def entry_sum(application: int, key: str | None, steps: int, body: bytes) -> int:
     """Not of the uid, which `forget` takes out of every entry of a user."""
     name = "" if key is None else f"={key}"
     return zlib.crc32(
@@ -114,7 +114,7 @@ def _logged(row: _EntryRow) -> Logged:
     seq, application, kept_key, uid, steps, text, total = row
     key = None if kept_key is None else unkept(kept_key)
     body = text.encode()
-    if total != _entry_sum(application, key, steps, body):
+    if total != entry_sum(application, key, steps, body):
         raise damaged(f"entry {seq} of the feedback log does not match its sum")
     at = from_steps(steps)
     return Logged(

@@ -15,10 +15,19 @@ from clipper.errors import StoreError
 from clipper.records import State
 
 from .base import Change
-from .database import Database, Durability, Verify, create, damaged, log_path
+from .database import (
+    DamagedFile,
+    Database,
+    Durability,
+    Verify,
+    create,
+    damaged,
+    log_path,
+)
 from .directory import DataDirectory
 from .feedback import Numbers, last_number
 from .rows import encode
+from .salvage import salvage
 from .sqlite_log import SQLiteLog
 from .tables import apply
 from .writer import Writer
@@ -37,14 +46,21 @@ class SQLiteStore(SQLiteLog):
     """
 
     def __init__(
-        self, data_dir: Path, *, durability: Durability = "full", patience: float = 0.0
+        self,
+        data_dir: Path,
+        *,
+        durability: Durability = "full",
+        patience: float = 0.0,
+        recover: bool = False,
     ) -> None:
         """`patience` is how many seconds open() waits for another process that has the
-        directory."""
+        directory. With `recover` it goes on with what can be read of a damaged file, which
+        is put aside, and looks at every page first."""
         super().__init__()
         self._directory = DataDirectory(Path(data_dir).absolute(), patience)
         self._path = self._directory.path / "clipper.db"
         self._durability = durability
+        self._recover = recover
         # All state: both threads while the store is open, the task that closes it.
         self._writer: Writer | None = None
         self._files: ThreadPoolExecutor | None = None
@@ -120,7 +136,7 @@ class SQLiteStore(SQLiteLog):
     def _begin(self) -> tuple[Database, State]:
         self._directory.acquire()
         try:
-            database = self._open_database()
+            database = self._open_whole() if self._recover else self._open_database()
         except BaseException:
             self._directory.release()
             raise
@@ -138,6 +154,25 @@ class SQLiteStore(SQLiteLog):
             raise
         return database, state
 
+    def _open_whole(self) -> Database:
+        """The database, or else what can be read of it."""
+        try:
+            database = self._open_database()
+            try:
+                database.check_all()
+                database.read()
+            except BaseException:
+                database.close()
+                raise
+        except DamagedFile as error:
+            logger.error("%s", error)
+            aside, lines = salvage(self._path)
+            logger.warning("the damaged files are kept in %s", aside)
+            for line in lines:
+                logger.warning("recovered: %s", line)
+            return Database(self._path, self._durability)
+        return database
+
     def _open_database(self) -> Database:
         path = self._path
         log = log_path(path)
@@ -149,10 +184,15 @@ class SQLiteStore(SQLiteLog):
                 )
             create(path)
         elif self._directory.killed and not log.exists():
-            raise StoreError(
+            missing = (
                 f"{log} is missing though the last server was killed, and with it the last "
-                "changes; restore it, or remove clipper.lock to go on without them"
+                "changes"
             )
+            if not self._recover:
+                raise StoreError(
+                    f"{missing}; restore it, or start with --recover to go on without them"
+                )
+            logger.warning("%s", missing)
         return Database(path, self._durability)
 
     def _end(self, database: Database) -> None:

@@ -1,0 +1,402 @@
+"""What can still be read of a damaged database, taken over into a new one.
+
+Rows are copied one by one as far as SQLite reaches them: around pages that cannot be read,
+and without any index. Those of the logs are taken only where they match their sums; a
+record is taken as it is, since damage of one record is its own. The damaged files are not
+written to: a copy is read, and they are put aside with what belongs to them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from clipper.errors import StoreError
+
+from . import decisions
+from .checks import STEPS_PER_SECOND
+from .database import connect, create, log_path
+from .directory import UNFINISHED, sync
+from .log_rows import entry_sum, person_sum, unkept
+from .rows import COUNTER, LAST_NUMBER, TABLES, decode, number_body
+from .tables import checksum
+
+Row: TypeAlias = tuple[Any, ...]
+
+# What is skipped at once at most while rows behind a gap are looked for, and how often is
+# looked where nobody knows any more how far a table went.
+MOST_SKIPPED = 128
+MOST_LOOKS = 20_000
+
+# Numbers that may have been given out and are not remembered are passed by, with some room.
+LEAP = 1_000_000
+
+_PLACES = 5  # gaps that are told one by one
+
+_WORDS = {
+    "application": "applications",
+    "model": "versions",
+    "current": "choices of a current version",
+    "feedback": "entries of feedback",
+    "person": "states of applications and users",
+    "decision": "chunks of decisions",
+    "spent": "keys of feedback that was dropped",
+}
+
+
+class Salvaged(NamedTuple):
+    """Where the damaged files are now, and what became of what they held, in sentences."""
+
+    aside: Path
+    lines: list[str]
+
+
+class Log(NamedTuple):
+    """A table of numbered rows: its columns, the number first, and what makes a row as it
+    was read one to write, or None where it is damaged."""
+
+    table: str
+    columns: tuple[str, ...]
+    check: Callable[[Row], Row | None]
+
+
+def salvage(path: Path) -> Salvaged:
+    """Replace the database at `path`, which nobody has open, by one with all that can be
+    read of it. Raises StoreError if there is no room or the disk fails; until the new one
+    is complete nothing is changed, and what is put aside is all that there was."""
+    copy = path.with_name(f"{UNFINISHED}old.db")
+    new = path.with_name(f"{UNFINISHED}new.db")
+    try:
+        for stale in (copy, log_path(copy), new, log_path(new)):
+            stale.unlink(missing_ok=True)
+        create(new)
+        lines = _take_over(_copy(path, copy), new)
+        aside = _put_aside(path, lines)
+        _replace(path, new, aside)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path} cannot be recovered: {error}") from error
+    finally:
+        for mine in (copy, log_path(copy), new, log_path(new)):
+            with suppress(OSError):
+                mine.unlink(missing_ok=True)
+    return Salvaged(aside, lines)
+
+
+def _replace(path: Path, new: Path, aside: Path) -> None:
+    try:
+        log_path(path).unlink(missing_ok=True)  # or it would be taken for the new one's
+        os.replace(new, path)
+        sync(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be replaced: {error.strerror}; all that it held is in {aside}"
+        ) from error
+
+
+def _copy(path: Path, copy: Path) -> Path:
+    shutil.copyfile(path, copy)
+    with suppress(FileNotFoundError):
+        shutil.copyfile(log_path(path), log_path(copy))
+    return copy
+
+
+def _take_over(copy: Path, new: Path) -> list[str]:
+    lines = []
+    if not _has_tables(copy):
+        _make_first_page(copy, new)
+        lines.append("the first page of the file was damaged, and is that of an empty one")
+    with closing(_open_copy(copy)) as old, closing(connect(new)) as fresh:
+        fresh.execute("PRAGMA synchronous = FULL")
+        fresh.execute("BEGIN IMMEDIATE")
+        lines += _copy_records(old, fresh)
+        lines += [_copy_log(old, fresh, log) for log in LOGS]
+        _copy_sequences(old, fresh)
+        line = _mend_counter(fresh)
+        lines += [line] if line else []
+        fresh.execute("COMMIT")
+        fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    sync(new)
+    return lines
+
+
+def _put_aside(path: Path, lines: list[str]) -> Path:
+    """Keep the files as they are, and the packaged functions that their records name."""
+    folder = path.with_name(f"damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    count = 0
+    while folder.exists():
+        count += 1
+        folder = folder.with_name(f"{folder.name.partition('+')[0]}+{count}")
+    blobs = path.with_name("blobs")
+    folder.mkdir(0o700)
+    (folder / "blobs").mkdir(0o700)
+    for file in (path, log_path(path)):
+        if file.exists():
+            os.link(file, folder / file.name)
+    for file in blobs.iterdir() if blobs.exists() else ():
+        os.link(file, folder / "blobs" / file.name)
+    (folder / "report.txt").write_text("".join(f"{line}\n" for line in lines))
+    for place in (folder / "report.txt", folder / "blobs", folder, path.parent):
+        sync(place)
+    return folder
+
+
+# -- reading what is damaged -------------------------------------------------------------
+
+
+def _open_copy(copy: Path) -> sqlite3.Connection:
+    connection = connect(copy)
+    connection.text_factory = bytes  # whatever they are
+    run = connection.execute
+    run("PRAGMA locking_mode = EXCLUSIVE")
+    run("PRAGMA mmap_size = 0")
+    run("PRAGMA writable_schema = ON")  # goes on where the file is shorter than it says
+    run("PRAGMA trusted_schema = OFF")
+    run("PRAGMA cell_size_check = ON")
+    return connection
+
+
+def _has_tables(copy: Path) -> bool:
+    with closing(_open_copy(copy)) as connection:
+        try:
+            found = connection.execute("SELECT name FROM sqlite_master").fetchall()
+        except sqlite3.Error:
+            return False
+    return {table.encode() for table in TABLES} <= {name for (name,) in found}
+
+
+def _make_first_page(copy: Path, new: Path) -> None:
+    """Give the file the first page of an empty database: its tables begin at the same
+    places, unless it was made by an earlier version."""
+    page = bytearray(new.read_bytes()[:4096])
+    pages = max(1, copy.stat().st_size // len(page))
+    page[28:32] = pages.to_bytes(4, "big")
+    page[32:40] = bytes(8)  # no free pages
+    page[92:96] = page[24:28]  # the number of pages is valid
+    with copy.open("r+b") as file:
+        file.write(page)
+
+
+def _keyed_rows(old: sqlite3.Connection, table: str) -> tuple[dict[bytes, Row], bool]:
+    """The rows of a table of records by key, from both its ends if there is a gap in the
+    middle; whether there is none."""
+    rows: dict[bytes, Row] = {}
+    for direction in ("ASC", "DESC"):
+        statement = f"SELECT key, body, sum FROM {table} ORDER BY key {direction}"
+        with suppress(sqlite3.Error):
+            for row in old.execute(statement):
+                rows.setdefault(row[0], row)
+            return rows, direction == "ASC"
+    return rows, False
+
+
+def _numbered_rows(
+    old: sqlite3.Connection, log: Log, gaps: list[tuple[int, int | None]]
+) -> Iterator[Row]:
+    """The rows of a log in order; `gaps` is told between which numbers, both included,
+    none can be read (None: to the end)."""
+    number, start = log.columns[0], 0
+    statement = (
+        f"SELECT {', '.join(log.columns)} FROM {log.table} NOT INDEXED "
+        f"WHERE {number} >= ? ORDER BY {number}"
+    )
+    while True:
+        try:
+            for row in old.execute(statement, (start,)):
+                start = row[0] + 1
+                yield row
+            return
+        except sqlite3.Error:
+            following = _behind_gap(old, log.table, number, start + 1)
+            gaps.append((start, None if following is None else following - 1))
+            if following is None:
+                return
+            start = following
+
+
+def _behind_gap(old: sqlite3.Connection, table: str, number: str, start: int) -> int | None:
+    """The next number from `start` on that can be read; None if there is none."""
+    step, last = 1, _last_number(old, table, number)
+    for _ in range(MOST_LOOKS):
+        if last is not None and start > last:
+            return None
+        try:
+            found = old.execute(
+                f"SELECT {number} FROM {table} NOT INDEXED WHERE {number} >= ? "
+                f"ORDER BY {number} LIMIT 1",
+                (start,),
+            ).fetchone()
+        except sqlite3.Error:
+            start += step
+            step = min(2 * step, MOST_SKIPPED)
+        else:
+            return None if found is None else int(found[0])
+    return None
+
+
+def _last_number(old: sqlite3.Connection, table: str, number: str) -> int | None:
+    """The last number of a table, None if nobody knows."""
+    for statement in (
+        f"SELECT max({number}) FROM {table} NOT INDEXED",
+        f"SELECT seq FROM sqlite_sequence WHERE name = '{table}'",
+    ):
+        with suppress(sqlite3.Error):
+            found = old.execute(statement).fetchone()
+            if found is not None and isinstance(found[0], int):
+                return found[0]
+    return None
+
+
+# -- rows that are taken -----------------------------------------------------------------
+
+
+def _entry(row: Row) -> Row | None:
+    seq, application, key, uid, at, body, total = row
+    try:
+        name = None if key is None else unkept(key.decode())
+        steps = round(at * STEPS_PER_SECOND)
+        if total != entry_sum(application, name, steps, body):
+            return None
+        return seq, application, _text(key), _text(uid), at, body.decode(), total
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _person(row: Row) -> Row | None:
+    number, application, who, seq, body, total = row
+    try:
+        if total != person_sum(application, who.decode(), seq, body):
+            return None
+        return number, application, who.decode(), seq, body, total
+    except (AttributeError, TypeError, UnicodeError):
+        return None
+
+
+def _decision(row: Row) -> Row | None:
+    number, first, last, at, size, body, total = row
+    try:
+        decisions.check_row((number, first, last, at, body, total))
+    except (StoreError, TypeError, ValueError):
+        return None
+    return row if size == len(body) else None
+
+
+def _spent(row: Row) -> Row | None:
+    seq, application, key, at = row
+    try:
+        return (seq, int(application), key.decode(), float(at))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+LOGS = (
+    Log("feedback", ("seq", "application", "key", "uid", "at", "body", "sum"), _entry),
+    Log("person", ("id", "application", "who", "seq", "body", "sum"), _person),
+    Log("decision", ("id", "first", "last", "at", "bytes", "body", "sum"), _decision),
+    Log("spent", ("seq", "application", "key", "at"), _spent),
+)
+
+
+# -- writing the new one -----------------------------------------------------------------
+
+
+def _copy_records(old: sqlite3.Connection, fresh: sqlite3.Connection) -> Iterator[str]:
+    for table in TABLES:
+        rows, whole = _keyed_rows(old, table)
+        kept = damaged = 0
+        for key, body, total in rows.values():
+            try:
+                values = (key.decode(), body, int(total))
+                fresh.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", values)
+            except (AttributeError, TypeError, ValueError, sqlite3.IntegrityError):
+                whole = False
+                continue
+            kept += 1
+            damaged += not _matches(table, *values)
+        if table != COUNTER:
+            told = f", of which {damaged} cannot be read" if damaged else ""
+            lost = "" if whole else "; others are lost"
+            yield f"{_WORDS[table]}: {kept} kept{told}{lost}"
+
+
+def _copy_log(old: sqlite3.Connection, fresh: sqlite3.Connection, log: Log) -> str:
+    gaps: list[tuple[int, int | None]] = []
+    kept = wrong = 0
+    marks = ", ".join("?" * len(log.columns))
+    statement = (
+        f"INSERT OR IGNORE INTO {log.table} ({', '.join(log.columns)}) VALUES ({marks})"
+    )
+    for row in _numbered_rows(old, log, gaps):
+        values = log.check(row)
+        if values is not None and fresh.execute(statement, values).rowcount:
+            kept += 1
+        else:
+            wrong += 1
+    told = f"; {wrong} make no sense and are left out" if wrong else ""
+    return f"{_WORDS[log.table]}: {kept} kept{told}{_places(gaps)}"
+
+
+def _places(gaps: list[tuple[int, int | None]]) -> str:
+    if not gaps:
+        return ""
+    told = [
+        f"from number {first} on" if last is None else f"of numbers {first} to {last}"
+        for first, last in gaps[:_PLACES]
+    ]
+    more = len(gaps) - _PLACES
+    rest = f" and in {more} more places" if more > 0 else ""
+    return f"; those {', '.join(told)}{rest} are lost"
+
+
+def _copy_sequences(old: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
+    """No number is given twice."""
+    for table, number in (("feedback", "seq"), ("decision", "id")):
+        last = _last_number(old, table, number) or 0
+        with suppress(sqlite3.Error):
+            statement = "SELECT max(seq) FROM sqlite_sequence WHERE name = ?"
+            last = max(last, old.execute(statement, (table,)).fetchone()[0] or 0)
+        taken = fresh.execute(
+            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (last, table)
+        )
+        if not taken.rowcount:
+            fresh.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, last))
+
+
+def _mend_counter(fresh: sqlite3.Connection) -> str | None:
+    """A lost counter begins anew behind every number that is known."""
+    tables = {
+        table: {
+            key: body
+            for key, body, total in fresh.execute(f"SELECT key, body, sum FROM {table}")
+            if _matches(table, key, body, total)
+        }
+        for table in TABLES
+    }
+    if LAST_NUMBER in tables[COUNTER]:
+        return None
+    state = decode(tables)
+    numbers = [record.number for record in state.applications.values()]
+    numbers += [record.generation for record in state.models.values()]
+    for table in ("feedback", "person", "spent"):
+        found = fresh.execute(f"SELECT max(application) FROM {table}").fetchone()[0]
+        numbers.append(found or 0)
+    body = number_body(max(numbers) + LEAP)
+    fresh.execute(f"DELETE FROM {COUNTER}")
+    fresh.execute(
+        f"INSERT INTO {COUNTER} VALUES (?, ?, ?)",
+        (LAST_NUMBER, body, checksum(COUNTER, LAST_NUMBER, body)),
+    )
+    return "the numbers of applications and versions were lost, and begin anew far behind"
+
+
+def _matches(table: str, key: str, body: Any, total: int) -> bool:
+    return isinstance(body, bytes) and total == checksum(table, key, body)

@@ -18,6 +18,7 @@ from typing import Any
 
 from fakes import ManualClock
 
+from clipper.application import Application
 from clipper.config import LearningSettings, Limits, Settings
 from clipper.engine import Engine
 from clipper.errors import ClipperError
@@ -35,11 +36,14 @@ from .loop import VirtualLoop
 from .operators import Operators
 from .plot import BLOWS, Plot
 from .processes import Function, VirtualProcess
+from .replicas import CYCLE
 from .visitors import Ask, Visitors
 
 DRAIN = 1.0
 FORGIVEN = Restarts().credit
 ASKED = 3  # times, at the end
+UNUSED = 200 * CYCLE  # inputs from here on are asked for at the end alone
+HURRY = 0.5  # milliseconds
 LOADING = 330.0  # seconds
 SOON = 120.0  # seconds, in which a server must have ended that is asked to
 
@@ -290,22 +294,25 @@ class Core:
             self.loop.at(self.clock.now(), self.crash_life, self.life)
 
     def _ask_all(self) -> None:
-        """Everybody who has a model that answers is answered."""
+        """Everybody who has a model that answers is answered, though all ask the same, and
+        for each somebody does who has no time for it."""
         asks = []
 
-        def send() -> None:
+        def send(value: int) -> None:
             for name, application in self.life.engine.applications.items():
                 models = application.roster.models.values()
                 if models and all(m.connected for m in models):
-                    # an input of its own: none waits for what another has no time for
-                    value = 3 + len(asks)
-                    ask = Ask(self, [value], Subject(None, [0.0, 1.0, 2.0]))
-                    asks.append((name, ask))
-                    self.visitors.send(ask, application, patient=True)
+                    for hurry in (HURRY, None):
+                        ask = Ask(self, [value], Subject(None, [0.0, 1.0, 2.0]))
+                        self.visitors.send(ask, application, True, hurry)
+                    # the second input waits, and in vain where the model is thought slow
+                    behind = bool(value % 2)
+                    asks.append((name, ask, behind and _seems_slow(application)))
 
-        for _ in range(ASKED):  # the first may be given up for what was slow before
+        for turn in range(ASKED):  # the first may be given up for what was slow before
             asks.clear()
-            self.loop.at(self.clock.now(), send)
+            for value in (UNUSED + 2 * turn, UNUSED + 2 * turn + 1):
+                self.loop.at(self.clock.now(), send, value)
             self._run(10.0)
         self.audit.check_outputs(asks)
 
@@ -317,6 +324,14 @@ class Core:
                 loop.run(until)
             if loop is self.loop:
                 break
+
+
+def _seems_slow(application: Application) -> bool:
+    """Whether a row may be late that waits for another one."""
+    models = application.roster.models.values()
+    loads = [load for model in models for load in model.dispatcher.fleet.loads]
+    most = max((load.predicted(1) + load.spread for load in loads), default=0.0)
+    return 4 * most > application.slo
 
 
 class Survived(logging.Handler):

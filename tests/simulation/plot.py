@@ -37,6 +37,7 @@ class Plot:
     gone: float = 0.0
     hasty: float = 0.0
     batches: float = 0.0
+    shared: float = 0.0  # chance that two ask the same at once
     no_cache: float = 0.2
     named: float = 0.1  # of a version by name
     known: float = 0.5  # of a query with a uid
@@ -69,6 +70,7 @@ def random_plot(seed: int) -> Plot:
         gone=rng.choice((0.0, 0.1)),
         hasty=rng.choice((0.0, 0.2)),
         batches=rng.choice((0.0, 0.2)),
+        shared=rng.choice((0.0, 0.0, 0.5)),
         no_cache=rng.choice((0.0, 0.5, 1.0)),
         named=rng.choice((0.0, 0.1)),
         known=rng.choice((0.0, 0.5, 1.0)),

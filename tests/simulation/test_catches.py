@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from clipper.appending import Appender
+from clipper.batching.intake import Intake
+from clipper.batching.job import Job
 from clipper.batching.recovery import Recovery, recover
 from clipper.deadlines import Deadlines
 from clipper.feedback import Feedback
@@ -18,7 +21,7 @@ from clipper.learning.learner import Learner
 from clipper.learning.snapshots import Snapshots
 from clipper.query import Query
 from clipper.store.base import Change
-from clipper.values import FailureKind
+from clipper.values import FailureKind, RowError
 from clipper.workers.channel import Channel
 from clipper.workers.crash_loop import CrashLoop
 from clipper.workers.place import Place
@@ -193,6 +196,29 @@ def keeps_what_failed(patch: Patch) -> None:
     patch.setattr(Inventory, "_write", write)
 
 
+def gives_up_for_all(patch: Patch) -> None:
+    """A job goes with the first who has no time for it."""
+
+    def shed(intake: Intake, rows: int, error: RowError, now: float) -> None:
+        parts, dropped = intake.queue.take(rows, sys.maxsize, now)
+        intake.drop(dropped, now)
+        for part in parts:
+            part.fail(error)
+
+    patch.setattr(Intake, "shed", shed)
+
+
+def keeps_the_deadline_of_who_left(patch: Patch) -> None:
+    right = Job.leave
+
+    def leave(job: Job, waiter: Any) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Job, "_renew", lambda *_: None)
+            right(job, waiter)
+
+    patch.setattr(Job, "leave", leave)
+
+
 BREAKS: dict[Callable[[Patch], None], str] = {
     settles_twice: "was answered again",
     forgets_a_retry: "waits for the cache",
@@ -210,6 +236,8 @@ BREAKS: dict[Callable[[Patch], None], str] = {
     counts_poison: "the calm one",
     leaves_workers_behind: "processes",
     keeps_what_failed: "and on the disk",
+    gives_up_for_all: " answers RowError(code='",
+    keeps_the_deadline_of_who_left: "for those who have until",
 }
 
 

@@ -105,7 +105,11 @@ class Visitors:
         uid = f"u{rng.randrange(plot.users)}" if rng.random() < plot.known else None
         context = [float(rng.randrange(3)) for _ in range(3)]
         ask = Ask(self.world, values, Subject(uid, context))
-        self.send(ask, life.engine.applications[rng.choice(names)])
+        name = rng.choice(names)
+        self.send(ask, life.engine.applications[name])
+        if rng.random() < plot.shared:  # somebody else asks the same
+            other = Ask(self.world, values, ask.subject)
+            self.send(other, life.engine.applications[rng.choice(names)])
         if rng.random() < plot.gone:
             self.world.loop.at(self.world.clock.now() + rng.random() * 0.05, ask.leave)
 
@@ -124,12 +128,18 @@ class Visitors:
         ask.calm = True
         self.send(ask, life.engine.applications["calm"])
 
-    def send(self, ask: Ask, application: Application, patient: bool = False) -> None:
+    def send(
+        self,
+        ask: Ask,
+        application: Application,
+        patient: bool = False,
+        deadline_ms: float | None = None,
+    ) -> None:
         rng, plot, world = self.rng, self.world.plot, self.world
         self._watch(application)
         ask.application = application
         ask.policy = application.learner.policy.name
-        version, deadline_ms = None, None
+        version = None
         if not (ask.calm or patient):
             if rng.random() < plot.hasty:
                 deadline_ms = rng.choice((0.5, 3.0, 20.0))
@@ -140,7 +150,7 @@ class Visitors:
         if deadline_ms is not None:
             budget = min(budget, deadline_ms / 1e3)
         ask.deadline = world.clock.now() + budget
-        cache = rng.random() >= plot.no_cache
+        cache = patient or rng.random() >= plot.no_cache
         self.open[ask.number] = ask
         self.asks += 1
         world.note(f"ask {ask.number} {application.name} {ask.values}")

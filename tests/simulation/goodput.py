@@ -138,9 +138,22 @@ class Insistent:
         application.submit(row_of(1), self)
 
 
+class Apart(World[Meter]):
+    """The second application has a model of its own."""
+
+    def _build(self) -> None:
+        super()._build()
+        self.add_model()
+        application, model = self.applications[1], self.model
+        for each, app in zip(self.models, self.applications, strict=True):
+            each.set_objectives([app.slo])
+        application.update(application.record, [model], {model.id.version: model})
+
+
 class Trial:
     """One controller under one course of load, measured. Times are seconds from the
-    beginning, when nothing is known of the model."""
+    beginning, when nothing is known of the model. With `apart` the second application's
+    model is another."""
 
     def __init__(
         self,
@@ -152,6 +165,8 @@ class Trial:
         seed: int = 1,
         replicas: int = 1,
         slo: float = SLO,
+        other_slo: float | None = None,
+        apart: bool = False,
         batch_wait: float | str = "auto",
         retries: int = 0,
     ) -> None:
@@ -159,7 +174,7 @@ class Trial:
             seed,
             seconds,
             slo,
-            other_slo=slo if any(load.other for load in loads) else None,
+            other_slo=(other_slo or slo) if any(load.other for load in loads) else None,
             controller=controller,
             nature=nature,
             caching=False,
@@ -168,7 +183,7 @@ class Trial:
         )
         CONTROLLERS["fifo"] = Fifo
         try:
-            self.world = World(self.scenario, Meter)
+            self.world = (Apart if apart else World)(self.scenario, Meter)
         finally:
             del CONTROLLERS["fifo"]
         self.meter = self.world.watch

@@ -100,26 +100,6 @@ def test_a_model_that_becomes_slower_is_kept_busy_with_what_is_in_time(
     assert trial.batch_seconds(3.0, 4.0) <= SLO
 
 
-@pytest.mark.fault("L3")
-@pytest.mark.parametrize("controller", CLEVER)
-def test_who_asks_little_is_served_beside_one_who_floods(controller: str) -> None:
-    most = peak(controller)
-    trial = Trial(controller, ISSUE, [Load(0.0, 8.0 * FULL, 0.2 * FULL)], 2.5)
-    assert trial.share_of(1, 0.5, 2.5) >= 0.85
-    assert trial.goodput(0.5, 2.5) >= 0.9 * most
-
-
-@pytest.mark.parametrize("controller", CLEVER)
-@pytest.mark.parametrize("other", [0.7, 2.0])
-def test_two_who_ask_for_more_than_half_get_half_each(
-    controller: str, other: float
-) -> None:
-    trial = Trial(controller, ISSUE, [Load(0.0, 8.0 * FULL, other * FULL)], 2.5)
-    half = trial.goodput(0.5, 2.5) / 2
-    assert trial.rate_of(0, 0.5, 2.5) == pytest.approx(half, rel=0.15)
-    assert trial.rate_of(1, 0.5, 2.5) == pytest.approx(half, rel=0.15)
-
-
 def test_the_same_seed_gives_the_same_figures() -> None:
     one, two = (
         Trial("aimd", FOREST, [Load(0.0, 5000.0)], 0.2).meter.batches for _ in range(2)

@@ -45,10 +45,16 @@ GROUPS = {
         ),
     ),
     "recovery": Group(
-        ("batching/recovery.py", "batching/suspicion.py", "workers/hang.py"),
+        (
+            "batching/recovery.py",
+            "batching/suspicion.py",
+            "batching/trials.py",
+            "workers/hang.py",
+        ),
         (
             "batching/test_recovery.py",
             "batching/test_suspicion.py",
+            "batching/test_trials.py",
             "workers/test_hang.py",
         ),
     ),
@@ -152,19 +158,17 @@ GROUPS = {
 # Mutants that no test can kill, by a pattern of the changed line, and why.
 EQUIVALENT: dict[str, str] = {
     r"assert .*, \"": "only the words of an assertion change",
-    r"self\.(queued|settled) = None": "None is as false as False",
+    r"self\.settled = None": "None is as false as False",
     r"if rows >= self\._most": "to set what is the same again changes nothing",
-    r"if deadline (>=|<=) self\.(expires|deadline)": "the same",
+    r"deadlines and deadline > self\.expires": "the slow way does the same",
     r"waiting \+ rows >= self\._limit and self\._full": "_full asks again, exactly",
     r"or work\.deadline > self\._tail": "equal deadlines keep their order in the heap too",
     r"heap\[0\]\[0\] <= line\[0\]\.deadline": "either of two equal deadlines may be first",
     r'float\("-INF"\)': "the same number",
     r"self\._tail = None": "the tail is not looked at while nothing waits",
     r"self\.shared = None": "None is as false as False",
-    r"work\.queued = None": "None is as false as False",
-    r"head\.queued = None": "None is as false as False",
     r"type\(None\) is not Job|work = None": "the slow way takes the same work",
-    r"or work\.queued:|if work\.waiters or": "the slow way takes the same work",
+    r"or work\.queue is self:|if work\.waiters or": "the slow way takes the same work",
     r"size > max_bytes or taken": "the slow way takes the same work",
     r"size >= max_bytes and taken": "the slow way takes the same work",
 }

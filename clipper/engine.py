@@ -115,7 +115,6 @@ class Engine:
         self.ids = await self._keys.open()
         self.token = (await self.store.secret("admin-token")).hex()
         self._inventory.restore(state)
-        self._tell_damage()
         self.learning = self._make_learning()
         self.learning.unowned_stay = bool(state.damaged.applications)
         refresh = self._inventory.refresh
@@ -137,26 +136,6 @@ class Engine:
             except InvalidInput as error:
                 # its applications choose by their first model and say why; others go on
                 logger.error("%s", error, exc_info=error.__cause__)
-
-    def _tell_damage(self) -> None:
-        for found in self.damage():
-            logger.error(
-                "%s %s: %s; it stays as it is, all else goes on",
-                found["kind"], found["name"], found["reason"],
-            )  # fmt: skip
-
-    def damage(self) -> list[dict[str, str]]:
-        """The records in the store that cannot be read, each with kind, name and reason."""
-        damaged = self.catalog.damaged
-        return [
-            {"kind": kind, "name": name, "reason": reason}
-            for kind, reasons in (
-                ("application", damaged.applications),
-                ("version", damaged.models),
-                ("current version of", damaged.current),
-            )
-            for name, reason in reasons.items()
-        ]
 
     def _make_learning(self) -> Learning:
         loop = asyncio.get_running_loop()

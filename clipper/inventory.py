@@ -75,6 +75,11 @@ class Inventory:
         """Take over what the store holds. Workers that were not prepared come up in the
         background, those of current versions first."""
         _set_unfit_aside(state)
+        for found in state.damaged.listed():
+            logger.error(
+                "%s %s: %s; it stays as it is, all else goes on",
+                found["kind"], found["name"], found["reason"],
+            )  # fmt: skip
         catalog = self.catalog = Catalog(state, self._settings.limits)
         for record in sorted(
             catalog.models.values(), key=lambda r: not catalog.is_current(r)

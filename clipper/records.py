@@ -103,6 +103,19 @@ class Damaged(msgspec.Struct):
     models: dict[str, str] = {}  # by "name:version"
     current: dict[str, str] = {}  # model name -> why it is not known which is current
 
+    def listed(self) -> list[dict[str, str]]:
+        """One for each record, with kind, name and reason."""
+        kinds = {
+            "application": self.applications,
+            "version": self.models,
+            "current version of": self.current,
+        }
+        return [
+            {"kind": kind, "name": name, "reason": reason}
+            for kind, reasons in kinds.items()
+            for name, reason in reasons.items()
+        ]
+
 
 class State(msgspec.Struct):
     """Everything a store holds of records, as read once at start."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -194,3 +195,12 @@ async def change_policies(client: AsyncClipper, ledger: Ledger) -> None:
         except ClipperError as error:
             raise AssertionError(f"{app} does not take {policy}: {error}") from error
         ledger.counts["policies"] += 1
+
+
+@asynccontextmanager
+async def connected(client: AsyncClipper, ledger: Ledger) -> AsyncIterator[Connection]:
+    connection = Connection(client, ledger)
+    try:
+        yield connection
+    finally:
+        await connection.close()

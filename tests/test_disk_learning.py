@@ -10,12 +10,10 @@ import shutil
 import signal
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from learner_client import Connection
+from learner_client import Connection, connected
 from learner_fold import Auditor
 from learner_ledger import Ledger, make_model
 from served import ServeProcess
@@ -26,15 +24,6 @@ from clipper.store.sqlite import SQLiteStore
 
 APP = "exp3"
 MOST = 2000  # pieces of feedback until the fault must have been met
-
-
-@asynccontextmanager
-async def connected(client: AsyncClipper, ledger: Ledger) -> AsyncIterator[Connection]:
-    connection = Connection(client, ledger)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def deploy(client: AsyncClipper, version: int) -> None:

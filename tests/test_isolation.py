@@ -385,7 +385,7 @@ def ready_of(server: Server) -> dict[str, Any]:
 
 async def check_cured(data: Path, learned: dict[str, Any]) -> None:
     async with Server(settings=settings_of(data)) as server:
-        assert not server.engine.damage()
+        assert not server.engine.catalog.damaged.listed()
         assert await states(server) == learned
         for version in ("one", "two"):
             model = server.engine.model(version, "1")
@@ -402,7 +402,7 @@ async def test_an_application_whose_record_cannot_be_read_fails_alone(
     async with Server(settings=settings_of(data)) as server:
         engine = server.engine
         await give(server, WELL, 2)
-        found = engine.damage()
+        found = engine.catalog.damaged.listed()
         assert [(f["kind"], f["name"]) for f in found] == [("application", HURT)]
         assert f"application {HURT}: {found[0]['reason']}" in caplog.text
         for refused in (
@@ -443,7 +443,7 @@ async def test_an_application_whose_record_cannot_be_read_is_deleted(lived: Live
             slo_micros=10_000_000,
         )  # fmt: skip
         await give(server, HURT)
-        assert not server.engine.damage()
+        assert not server.engine.catalog.damaged.listed()
 
 
 @pytest.mark.parametrize("change", [senseless, of_an_unknown_kind])
@@ -460,7 +460,7 @@ async def test_a_version_whose_record_cannot_be_read_fails_alone(
         await eventually(lambda: engine.ready)
         shown = ready_of(server)["models"]
         assert shown["one:1"]["state"] == "live" and shown["two:1"]["state"] == "failed"
-        assert shown["two:1"]["reason"] == engine.damage()[0]["reason"]
+        assert shown["two:1"]["reason"] == engine.catalog.damaged.listed()[0]["reason"]
         with pytest.raises(Unavailable, match="deploy the version again, or undeploy it"):
             engine.model("two", "1")
         await server.deploy("three", 1, answer_one, "doubles")
@@ -480,9 +480,9 @@ async def test_a_version_whose_record_cannot_be_read_is_replaced_or_removed(
             await server.deploy("two", 1, answer_two, "doubles")
         else:
             await server.engine.delete_model("two", "1")
-        assert not server.engine.damage()
+        assert not server.engine.catalog.damaged.listed()
     async with Server(settings=settings_of(data)) as server:
-        assert not server.engine.damage()
+        assert not server.engine.catalog.damaged.listed()
         assert ("two:1" in server.engine.catalog.models) is again
         assert ("two" in server.engine.catalog.state.current) is again
         assert len(list((data / "blobs").iterdir())) == 1 + again
@@ -499,7 +499,7 @@ async def test_where_it_is_not_known_which_version_is_current_none_is(
         assert (asked.output, asked.default) == (1, False)
         await eventually(lambda: server.engine.ready)
         assert ready_of(server)["models"]["two"]["state"] == "failed"
-        assert server.engine.damage()[0]["kind"] == "current version of"
+        assert server.engine.catalog.damaged.listed()[0]["kind"] == "current version of"
         await server.engine.set_version("two", "1")
-        assert not server.engine.damage()
+        assert not server.engine.catalog.damaged.listed()
     await check_cured(data, learned)

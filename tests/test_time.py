@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from learner_client import Connection
+from learner_client import Connection, connected
 from learner_fold import Auditor
 from learner_ledger import Ledger, Said, make_model
 from polling import eventually
@@ -41,15 +41,6 @@ async def prepare(client: AsyncClipper) -> None:
     await client.register_application(
         APP, None, "doubles", "-1", 5_000_000, models=["good"], policy="exp3"
     )
-
-
-@asynccontextmanager
-async def connected(client: AsyncClipper, ledger: Ledger) -> AsyncIterator[Connection]:
-    connection = Connection(client, ledger)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def ask(connection: Connection) -> Said:

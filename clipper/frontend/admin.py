@@ -179,7 +179,7 @@ class AdminRoutes:
                 *(self._model(m) for m in engine.models.values()),
                 *self._unreadable_models(),
             ],
-            "damaged": engine.damage(),
+            "damaged": engine.catalog.damaged.listed(),
             "server": self._server(),
         }
         return json_response(200, msgspec.json.encode(status))

@@ -60,7 +60,7 @@ class Watch:
         listing = write_bodies(bodies, run.scratch / "slow-bodies")
         self.server = server
         self._target = Target(server.port, server.path_of(MODEL), bodies, listing)
-        self._seconds = float(run.pick(30, 3))
+        self._seconds = float(run.pick(30, 1))
         self._seed = run.seed
 
     def measure(self, what: str) -> Part:

@@ -96,6 +96,7 @@ class ApplicationStats:
 
     def follow(self, models: Iterable[DispatcherStats], now: float) -> None:
         """Watch these models from now on, and no others."""
+        self.turn(now)  # of one that nobody asks, nobody else ends the window
         self._models = tuple(models)
         for stats in self._models:
             if stats not in self._newer.models:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 from fakes import ManualClock
 from hypothesis import given
@@ -101,6 +103,19 @@ def test_a_model_is_watched_from_when_it_was_linked(
     assert counted.recent.models[other].seconds == 0.0
     counted.stats.follow([other], clock.now())
     assert set(counted.recent.models) == {other}
+
+
+def test_of_models_that_come_and_go_unasked_the_latest_are_kept(
+    counted: Counted, clock: ManualClock
+) -> None:
+    """An application that nobody asks may have had ever so many versions."""
+    deployed = [DispatcherStats() for _ in range(20)]
+    gone = [weakref.ref(stats) for stats in deployed]
+    while deployed:
+        counted.stats.follow(deployed[:1], clock.now())
+        del deployed[0]
+        clock.move(WINDOW)
+    assert sum(stats() is not None for stats in gone) <= 3
 
 
 def test_what_others_asked_of_a_model_is_not_taken_for_what_came_lately(

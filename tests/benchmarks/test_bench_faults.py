@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -174,6 +175,10 @@ BAD_ROWS = [pytest.mark.fault(row) for row in ("W2", "W3", "W6")]
 SERVER_KILLS = [pytest.mark.fault(row) for row in ("S1", "W13")]
 OPERATIONS = [pytest.mark.fault(row) for row in ("A1", "A2")]
 
+# Slow ones are made by a program that need not be there.
+SLOW_ROWS = {"N1", "N2"} if shutil.which("slowhttptest") else {"N1"}
+SLOW = [pytest.mark.fault(row) for row in sorted(SLOW_ROWS)]
+
 
 @pytest.mark.parametrize(
     ("part", "rows"),
@@ -183,6 +188,7 @@ OPERATIONS = [pytest.mark.fault(row) for row in ("A1", "A2")]
         pytest.param("operations", {"A1", "A2"}, marks=OPERATIONS),
         pytest.param("server_kills", {"S1", "W13"}, marks=SERVER_KILLS),
         pytest.param("handover", {"S3"}, marks=pytest.mark.fault("S3")),
+        pytest.param("slow", SLOW_ROWS, marks=SLOW),
         pytest.param("soak", {"M1"}, marks=pytest.mark.fault("M1")),
     ],
 )

@@ -240,7 +240,7 @@ class AdminRoutes:
             "rows": stats.rows,
             "mean_batch_rows": stats.rows / stats.batches if stats.batches else None,
             "restarts": replicas.restarts,
-            "recycled": replicas.recycled,
+            "recycled": sum(replicas.recycled.values()),
             "labels": record.labels,
             "created": record.created,
         }

@@ -16,9 +16,9 @@ from clipper.errors import Overloaded
 from clipper.frontend.answers import error_answer
 from clipper.frontend.gate import error_headers, message
 
-# Descriptors kept for workers, the store, the admin port and the listening sockets; of few
-# descriptors half.
-RESERVED = 1024
+# Descriptors kept for workers, five each, the store, the admin port and the listening
+# sockets; of few descriptors half.
+RESERVED = 1536
 
 # Who is refused is told so, up to this many at a time; the others are cut off.
 MOST_REFUSED = 64

@@ -122,6 +122,10 @@ def _failed_batches(model: Model) -> Iterable[tuple[str, float]]:
     return [(kind.value, times) for kind, times in failed.items()]
 
 
+def _recycled(model: Model) -> Iterable[tuple[str, float]]:
+    return model.replicas.statistics().recycled.items()
+
+
 def _states(model: Model) -> Iterable[tuple[str, float]]:
     now = model.replicas.state
     return [(state.value, float(state is now)) for state in State]
@@ -325,6 +329,18 @@ MODEL: tuple[Series[Model], ...] = (
         "Replicas that there should be.",
         lambda model: model.replicas.statistics().wanted,
     ),
+    Number(
+        GAUGE,
+        "clipper_model_spares_ready",
+        "Workers that stand by, loaded and proved.",
+        lambda model: model.replicas.statistics().spares,
+    ),
+    Number(
+        GAUGE,
+        "clipper_model_spares_target",
+        "Workers that there should be beside the replicas.",
+        lambda model: model.replicas.statistics().spares_wanted,
+    ),
     Tally(
         GAUGE,
         "clipper_model_state",
@@ -343,6 +359,14 @@ MODEL: tuple[Series[Model], ...] = (
         "clipper_model_replica_restarts",
         "Workers that were started in the place of one that ended.",
         lambda model: model.replicas.statistics().restarts,
+    ),
+    Tally(
+        COUNTER,
+        "clipper_model_replicas_recycled",
+        "Workers that another took the place of, by what they had reached: their number of "
+        "batches, or of bytes.",
+        "reason",
+        _recycled,
     ),
     Number(
         GAUGE,

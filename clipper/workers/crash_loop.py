@@ -14,9 +14,10 @@ Poison is the fault of a query: else two bad queries would take a model from eve
 a version whose every row ends a worker looks the same row by row. What tells them apart is
 that somebody else is answered: each batch that is earns a credit, of which few are kept.
 
-Several deaths that count in a short time are a crash loop. Then nothing is started but one
-worker from time to time, to see whether it has healed, and the others follow that one
-only after a while. Until a trial is over a single death is enough.
+Several deaths that count in a short time are a crash loop; the time that workers took to
+start is left out, else a version that is slow to load would never be given up. Then
+nothing is started but one worker from time to time, to see whether it has healed, and the
+others follow that one only after a while. Until a trial is over a single death is enough.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Death:
     end: End
     batches: int = 0  # it had answered
     lived: float = 0.0  # seconds since it was to start
+    starting: float = 0.0  # of these, until it was ready or ended
 
     def is_single(self, rule: Restarts) -> bool:
         """Whether it is the first in a row, that the next start need not wait."""
@@ -76,15 +78,16 @@ class CrashLoop:
 
     # State: `tripped`, a crash loop was seen and none has been ready since, so that nothing
     # starts before `_next_try`; until `_on_trial` one death trips it again; before
-    # `_follow_at` no second worker follows the first one back. `_times` are the deaths that
-    # counted. `_verdicts` are on workers whose death was not told yet, None to forgive it;
-    # `_open`, deaths whose verdict was not. `_credit` was earned until `_answered` batches.
+    # `_follow_at` no second worker follows the first one back. `_counted` are the
+    # deaths that did. `_verdicts` are on workers whose death was not told yet, None to
+    # forgive it; `_open`, deaths whose verdict was not. `_credit` was earned until
+    # `_answered` batches.
 
     def __init__(self, rule: Restarts, credit: int = 0) -> None:
         self._rule = rule
         self.tripped = False
         self._next_try = self._on_trial = self._follow_at = float("-inf")
-        self._times: deque[float] = deque(maxlen=max(1, rule.deaths))
+        self._counted: deque[Death] = deque(maxlen=max(1, rule.deaths))
         self._verdicts: dict[object, Verdict | None] = {}
         self._open: dict[object, Death] = {}
         self._credit = min(credit, rule.credit)
@@ -136,12 +139,19 @@ class CrashLoop:
                 return
             if verdict is Verdict.UNKNOWN and death.batches >= self._rule.proven:
                 return
-        self._times.append(death.at)
-        recent = sum(now - at <= self._rule.window for at in self._times)
-        if recent >= self._rule.deaths or now < self._on_trial:
+        self._counted.append(death)
+        if self._recent(now) >= self._rule.deaths or now < self._on_trial:
             self.tripped = True
             self._next_try = now + self._rule.retry
             self._on_trial = self._next_try + self._rule.window
+
+    def _recent(self, now: float) -> int:
+        """How many of the deaths that counted were within the window."""
+        count, window = 0, self._rule.window
+        for death in reversed(self._counted):
+            count += now - death.at <= window
+            window += death.starting
+        return count
 
     # -- starting ----------------------------------------------------------------------
 

@@ -17,6 +17,12 @@ from clipper.workers.supervised import LoadBlob, MakeReplica, Report, Supervised
 logger = logging.getLogger(__name__)
 
 
+def cancel_once(task: asyncio.Task[None]) -> None:
+    """Cancel a task that ends a worker then; a second time would cut that short."""
+    if not task.cancelling():
+        task.cancel()
+
+
 class Ward:
     """What the places of one model version have in common: how a worker is made, and what
     its workers have told so far."""
@@ -82,8 +88,8 @@ class Place:
 
     # State: `replica`, None between two; `_gone` is set when it ended; `keeper` is the
     # task, None before `keep`; `_failures` are ends in a row; `_began` is when the worker
-    # was started; `share` of its limits is when this worker is replaced, `fresh` the bytes
-    # it had when it was ready.
+    # was started, `_took` the seconds until it was ready; `share` of its limits is when
+    # this worker is replaced, `fresh` the bytes it had when it was ready.
 
     def __init__(self, ward: Ward) -> None:
         self._ward = ward
@@ -93,7 +99,7 @@ class Place:
         self.fresh: int | None = None
         self._gone = asyncio.Event()
         self._failures = 0
-        self._began = 0.0
+        self._began = self._took = 0.0
 
     @property
     def ready(self) -> bool:
@@ -121,6 +127,7 @@ class Place:
         except BaseException:
             self.empty()
             raise
+        self._took = ward.clock.now() - self._began
         if ward.spec.recycle_memory is not None:
             self.fresh = replica.memory()
         return replica
@@ -136,7 +143,7 @@ class Place:
         keeper = self.keeper
         try:
             if keeper is not None:
-                keeper.cancel()
+                cancel_once(keeper)
                 await asyncio.wait((keeper,))
             if self.replica is not None:
                 await self.replica.stop(drain_seconds)
@@ -169,6 +176,7 @@ class Place:
                 why = replica.reason
             if replica is not None and replica.state is ReplicaState.STOPPED:
                 self._ward.crashes.forget(replica)
+                self._failures = 0
                 self.empty()
             else:
                 await self._mourn(replica, why)
@@ -198,11 +206,11 @@ class Place:
     async def _mourn(self, replica: Supervised | None, why: str) -> None:
         """Count a death, and wait until the next start."""
         ward, now = self._ward, self._ward.clock.now()
-        death = Death(now, End.START)
+        death = Death(now, End.START, starting=now - self._began)
         if replica is not None:
             told = replica.statistics()
             end = End.OUTSIDE if told.killed else End.OWN
-            death = Death(now, end, told.batches, now - self._began)
+            death = Death(now, end, told.batches, now - self._began, self._took)
         self._failures = 1 if death.is_single(ward.rule) else self._failures + 1
         ward.deaths += 1
         # one that never was ready has no verdict: it had no batch

@@ -41,12 +41,16 @@ class Places:
                 place.keep()
 
     def take(self, keep: int) -> list[Place]:
-        """All but so many serving places, out of service; the spares go with the last."""
-        taken = self.serving[keep:]
-        del self.serving[keep:]
+        """All but so many serving places, out of service: those that do not answer, then
+        the latest; the spares go with the last. They are leaving from now on."""
+        latest = self.serving[::-1]
+        order = sorted(latest, key=lambda place: place.ready)
+        taken = order[: max(0, len(order) - keep)]
+        self.serving = [place for place in self.serving if place not in taken]
         if not self.serving:
             taken += self.spares
             self.spares.clear()
+        self.leaving += taken
         return taken
 
     def promote(self) -> None:

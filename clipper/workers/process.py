@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from clipper.workers.environment import worker_environment
+from clipper.workers.leash import HAVE_LEASH, Leash
 from clipper.workers.log import LogTail
 
 # Tests switch these off to try what other systems than Linux have.
@@ -35,7 +36,8 @@ class WorkerProcess:
     once it is gone, when also `exited` is set."""
 
     # State: `_pidfd` and `_log_fd` are open descriptors that the loop watches, or -1;
-    # `_poll` is the pending look at a process that has no pidfd.
+    # `_poll` is the pending look at a process that has no pidfd; `_leash` holds its group,
+    # None where that cannot be.
 
     def __init__(
         self, environment: Mapping[str, str], memory_limit: int | None = None
@@ -44,6 +46,7 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._pidfd = self._log_fd = -1
         self._poll: asyncio.TimerHandle | None = None
+        self._leash: Leash | None = None
         self.log = LogTail()
         self.exited = asyncio.Event()
         with ExitStack() as ours, ExitStack() as theirs:
@@ -94,6 +97,9 @@ class WorkerProcess:
     def _watch(self) -> None:
         os.set_blocking(self._log_fd, False)
         self._loop.add_reader(self._log_fd, self._read_log)
+        if HAVE_LEASH:
+            with suppress(OSError):  # no descriptors left
+                self._leash = Leash(self.pid)
         if USE_PIDFD:
             try:
                 self._pidfd = os.pidfd_open(self.pid)
@@ -187,7 +193,13 @@ class WorkerProcess:
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
             return self._popen.poll() is not None
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self.pid, flags) is not None
+        try:
+            return os.waitid(os.P_PID, self.pid, flags) is not None
+        except ChildProcessError:  # taken by the system: our program ignores SIGCHLD
+            if self._leash is not None:
+                self._leash.pull()
+            self._popen.poll()
+            return True
 
     def _look(self, delay: float) -> None:
         self._poll = None
@@ -200,10 +212,11 @@ class WorkerProcess:
         while the status waits, its process id cannot belong to anyone else."""
         if not self._has_ended():
             return False
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._signal_group(signal.SIGKILL)
         if self._popen.poll() is None:
             return False
+        if self._leash is not None:
+            self._leash.release()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from clipper.errors import ClipperError
 from clipper.workers.place import Place, Ward
@@ -27,6 +28,13 @@ GROWTH = 1.25
 LAST_BATCHES = 60.0
 
 
+class Due(Enum):
+    """Why a worker is to be replaced."""
+
+    BATCHES = "batches"
+    MEMORY = "memory"
+
+
 @dataclass(frozen=True, slots=True)
 class RecyclingRule:
     """`after` counts batches, `memory` is in resident bytes; None is no limit.
@@ -44,47 +52,56 @@ class RecyclingRule:
 
     def due(
         self, share: float, batches: int, memory: int | None, fresh: int | None
-    ) -> bool:
-        """Whether a worker is to be replaced. `share`, a little below 1, differs among
-        workers, so that those that came together do not go together; `fresh` is the
+    ) -> Due | None:
+        """Whether a worker is to be replaced, and why. `share`, a little below 1, differs
+        among workers, so that those that came together do not go together; `fresh` is the
         memory it began with."""
         if self.after is not None and batches >= max(1.0, share * self.after):
-            return True
+            return Due.BATCHES
         if self.memory is None or memory is None:
-            return False
-        return memory >= max(share * self.memory, GROWTH * (fresh or 0))
+            return None
+        large = memory >= max(share * self.memory, GROWTH * (fresh or 0))
+        return Due.MEMORY if large else None
 
 
 class Recycler:
     """Replaces what is due, one at a time, new before old: a spare where one is ready, else
     a worker that is started for it, so that there is never more than one too many."""
 
-    # State: `count` of those that were replaced, and the task that does it.
+    # State: `counts` of those that were replaced, by the reason; the task that does it; and
+    # `_farewell`, a task that goes on where that one is cancelled: the last batches of an
+    # old worker.
 
     def __init__(self, ward: Ward, places: Places, on_change: Callable[[], None]) -> None:
         self._ward = ward
         self._places = places
         self._on_change = on_change
         self._rule = RecyclingRule(ward.spec.recycle_after, ward.spec.recycle_memory)
-        self.count = 0
+        self.counts = dict.fromkeys(Due, 0)
         self.task: asyncio.Task[None] | None = None
+        self._farewell: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         if self._rule.active and self.task is None:
             name = f"recycle {self._ward.spec.name}:{self._ward.spec.version}"
             self.task = asyncio.create_task(self._run(), name=name)
 
+    async def end(self) -> None:
+        """Wait for what goes on, once nothing keeps the old worker any more."""
+        if self._farewell is not None:
+            await asyncio.wait((self._farewell,))
+
     async def _run(self) -> None:
         """Runs until it is cancelled."""
         ward, name = self._ward, f"{self._ward.spec.name}:{self._ward.spec.version}"
         while True:
             await asyncio.sleep(LOOK)
-            place = next((p for p in self._places.serving if self._is_due(p)), None)
-            if place is None:
+            found = next(self._due_places(), None)
+            if found is None:
                 continue
             began, pause = ward.clock.now(), 0.0
             try:
-                await self._replace(place)
+                await self._replace(*found)
             except (ReplicaFailed, ClipperError) as error:
                 logger.warning("%s: a worker was not replaced: %s", name, error.cause)
                 pause = ward.rule.retry
@@ -93,20 +110,22 @@ class Recycler:
                 pause = ward.rule.retry
             await asyncio.sleep(max(pause, PAUSE * (ward.clock.now() - began)))
 
-    def _is_due(self, place: Place) -> bool:
-        replica = place.replica
-        if replica is None or not place.ready:
-            return False
-        memory = replica.memory() if self._rule.memory is not None else None
-        batches = replica.statistics().batches
-        return self._rule.due(place.share, batches, memory, place.fresh)
+    def _due_places(self) -> Iterator[tuple[Place, Due]]:
+        for place in self._places.serving:
+            replica = place.replica
+            if replica is not None and place.ready:
+                memory = replica.memory() if self._rule.memory is not None else None
+                batches = replica.statistics().batches
+                due = self._rule.due(place.share, batches, memory, place.fresh)
+                if due is not None:
+                    yield place, due
 
-    async def _replace(self, old: Place) -> None:
+    async def _replace(self, old: Place, due: Due) -> None:
         places, replica = self._places, old.replica
         spare = places.ready_spare()
         if spare is not None:
             places.exchange(old, spare)
-            self._tell()
+            self._tell(due)
             assert replica is not None
             await replica.stop(LAST_BATCHES)  # its keeper starts the next spare
             return
@@ -119,9 +138,10 @@ class Recycler:
             await places.retire([new], 0)
             raise
         places.succeed(old, new)
-        self._tell()
-        await places.retire([old], LAST_BATCHES)
+        self._tell(due)
+        self._farewell = asyncio.create_task(places.retire([old], LAST_BATCHES))
+        await asyncio.shield(self._farewell)
 
-    def _tell(self) -> None:
-        self.count += 1
+    def _tell(self, due: Due) -> None:
+        self.counts[due] += 1
         self._on_change()

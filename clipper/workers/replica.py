@@ -37,6 +37,7 @@ STALL_SECONDS = 0.25  # a timer later than this tells of a stalled event loop
 GRACE_SECONDS = 0.5  # for a worker to end by itself once it was asked to
 # A worker does not end itself by these.
 _KILLS = (-signal.SIGKILL, -signal.SIGTERM)
+_WHO = ", by somebody or by the system for want of memory"
 _DETAIL = 16_000  # characters of output that go with a failure
 
 _DIED = "the model's worker process died"
@@ -64,7 +65,8 @@ class Replica:
     # State: `_first` are rows and seconds of the first batch; `_killed` says that somebody
     # else ended it; `_timer` is armed for `_due` while a batch is in flight, at most once
     # after; `_reply` waits for the next message of the start, `_drained` for the last
-    # answer; `_ended` says that all was settled.
+    # answer; `_ended` says that all was settled, `_collected` that the reason tells how
+    # the process ended.
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class Replica:
         self._due = 0.0
         self._reply: asyncio.Future[wire.Message] | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._ended = False
+        self._ended = self._collected = False
         self._batches = self._rows = 0
         self._busy = 0.0
 
@@ -196,7 +198,7 @@ class Replica:
             died = self._ended
             await self.stop(0)
             if isinstance(error, ReplicaFailed) and died and self._process is not None:
-                error.cause += f" ({describe_exit(self._process.returncode)})"
+                error.cause += self._exit(self._process.returncode)
             raise
 
     async def _start(self, load_blob: LoadBlob, report: Report) -> None:
@@ -361,11 +363,16 @@ class Replica:
         if self._process is not None:
             await self._process.exited.wait()
             code = self._process.returncode
-            status = f" ({describe_exit(code)})"
             if self.reason == _DIED:
                 self._killed = code in _KILLS
-            if self.state is _S.FAILED and not self.reason.endswith(status):
-                self.reason += status
+            if self.state is _S.FAILED and not self._collected:
+                self._collected = True
+                self.reason += self._exit(code)
+
+    def _exit(self, code: int | None) -> str:
+        """How the process ended, to be put behind the reason."""
+        hint = _WHO if self.reason == _DIED and code == -signal.SIGKILL else ""
+        return f" ({describe_exit(code)}{hint})"
 
     def _end(
         self, state: ReplicaState, kind: FailureKind, cause: str, detail: str = ""

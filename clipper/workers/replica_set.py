@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -22,7 +22,7 @@ from clipper.clock import Clock
 from clipper.errors import DeployFailed
 from clipper.values import Verdict
 from clipper.workers.crash_loop import Restarts
-from clipper.workers.place import Place, Ward
+from clipper.workers.place import Place, Ward, cancel_once
 from clipper.workers.places import Places
 from clipper.workers.recycling import Recycler
 from clipper.workers.replica import Replica
@@ -54,7 +54,7 @@ class SetStatistics:
     replicas: tuple[ReplicaStatistics, ...]  # those that take batches
     spares: int = 0  # that are ready
     spares_wanted: int = 0
-    recycled: int = 0
+    recycled: Mapping[str, int] = field(default_factory=dict)  # by the reason
 
 
 class ReplicaSet:
@@ -136,7 +136,7 @@ class ReplicaSet:
             tuple(replica.statistics() for replica in self.replicas),
             sum(place.ready for place in self._places.spares),
             len(self._places.spares),
-            self._recycler.count,
+            {due.value: count for due, count in self._recycler.counts.items()},
         )
 
     def log_tail(self) -> str:
@@ -191,15 +191,21 @@ class ReplicaSet:
     async def stop(self, drain_seconds: float) -> None:
         """Finish what is in flight within the bound and end all workers. Idempotent."""
         self._stopped = True
-        places = self._places.take(0)
+        self._places.take(0)
         self._changed()
         recycler = self._recycler.task
         tasks = self._starts if recycler is None else {*self._starts, recycler}
         for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await self._places.retire(places + self._places.leaving, drain_seconds)
+            cancel_once(task)
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+        except BaseException:
+            drain_seconds = 0.0
+            raise
+        finally:
+            await self._places.retire([*self._places.leaving], drain_seconds)
+        await self._recycler.end()
 
     async def _grow(self, count: int, progress: Progress | None) -> None:
         """Add so many ready replicas, or none."""
@@ -251,13 +257,14 @@ class ReplicaSet:
         self._check_running()  # the blob took its time
         starts = {asyncio.create_task(fill(place)) for place in places}
         self._starts |= starts
+        for start in starts:
+            start.add_done_callback(self._starts.discard)
         try:
             await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             for start in starts:
-                start.cancel()
+                cancel_once(start)
             await asyncio.wait(starts)
-            self._starts -= starts
         self._check_running()
         for start in starts:
             if not start.cancelled():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator
 from math import isnan
 from types import SimpleNamespace
@@ -200,12 +201,33 @@ def test_a_model_version_shows_its_replicas(scrape: Callable[..., Samples]) -> N
     assert found[of_model("replicas_target")] == 0
     assert found[of_model("replica_deaths_total")] == 0
     assert found[of_model("replica_restarts_total")] == 0
+    assert found[of_model("spares_ready")] == found[of_model("spares_target")] == 0
+    for reason in ("batches", "memory"):
+        assert found[of_model("replicas_recycled_total", reason=reason)] == 0
     states = {
         dict(labels)["state"]: value
         for (name, labels), value in found.items()
         if name == "clipper_model_state"
     }
     assert states == {"starting": 1, "live": 0, "failed": 0, "stopped": 0}
+
+
+def test_a_model_version_shows_its_spares_and_what_was_recycled(
+    engine: Engine, scrape: Callable[..., Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicas = engine.models[ModelId("sum", "1")].replicas
+    statistics = dataclasses.replace(
+        replicas.statistics(),
+        spares=1,
+        spares_wanted=2,
+        recycled={"batches": 3, "memory": 4},
+    )
+    monkeypatch.setattr(replicas, "statistics", lambda: statistics)
+    found = scrape()
+    assert found[of_model("spares_ready")] == 1
+    assert found[of_model("spares_target")] == 2
+    assert found[of_model("replicas_recycled_total", reason="batches")] == 3
+    assert found[of_model("replicas_recycled_total", reason="memory")] == 4
 
 
 def test_the_cache_and_the_server_are_shown(

@@ -61,18 +61,21 @@ GROUPS = {
     "supervisor": Group(
         (
             "workers/replica_set.py",
-            "workers/replica.py",
             "workers/place.py",
             "workers/places.py",
             "workers/recycling.py",
             "workers/crash_loop.py",
         ),
-        (
-            "workers/test_replica_set.py",
-            "workers/test_replica.py",
+        (  # no processes: those tests take a second each, and a mutant has many
             "workers/test_places.py",
+            "workers/test_crossings.py",
+            "workers/test_supervision.py",
             "workers/test_crash_loop.py",
         ),
+    ),
+    "replica": Group(
+        ("workers/replica.py",),
+        ("workers/test_replica.py", "workers/test_faults.py"),
     ),
     "policies": Group(
         (
@@ -186,7 +189,7 @@ pytest_add_cli_args =
     no:cacheprovider
 do_not_mutate_patterns = ^\\s*logger\\.
 timeout_multiplier = 5
-timeout_constant = 10
+timeout_constant = 4
 """
 
 

@@ -20,11 +20,18 @@ from clipper.workers.packaging import pack
 from clipper.workers.replica import Replica
 from clipper.workers.spec import Patience, WorkerSpec
 
+from .stage import Stage
+
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    loops = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return {"asyncio": loops["asyncio"]} if MUTATED else loops
+
+
+# Mutants are many: one loop is enough for each.
+MUTATED = "MUTANT_UNDER_TEST" in os.environ
 
 
 def is_running(pid: int) -> bool:
@@ -131,3 +138,21 @@ async def start_worker(no_leaks: None) -> AsyncIterator[StartWorker]:
 
     yield start
     await asyncio.gather(*(replica.stop(0) for replica in started))
+
+
+MakeStage = Callable[..., Stage]
+
+
+@pytest.fixture
+async def make_stage(no_leaks: None) -> AsyncIterator[MakeStage]:
+    """Makes sets of puppets; all are stopped at the end, and no puppet is left."""
+    made: list[Stage] = []
+
+    def make(**options: Any) -> Stage:
+        made.append(Stage(**options))
+        return made[-1]
+
+    yield make
+    await asyncio.gather(*(stage.set.stop(0) for stage in made))
+    for stage in made:
+        assert stage.alive == 0

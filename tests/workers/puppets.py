@@ -31,6 +31,13 @@ class Puppet:
         self.patient = False  # whether it finishes its batches before it stops
         self.looked_at = 0  # how often its statistics were asked for
         self._idle = asyncio.Event()  # once a batch was the last
+        self.slow_to_go = False  # whether it takes its time when its start is given up
+        self.cancelled = 0  # times that somebody gave up its start
+        self.blob = b""
+        self.began = 0.0  # on the clock
+        self.patience: Patience | None = None
+        self.first: tuple[int, float] | None = None
+        self.drains: list[float] = []  # what it was given to stop, each time
         self._troupe = troupe
         self._on_end = on_end
 
@@ -46,19 +53,36 @@ class Puppet:
         self.batches.append(batch)
 
     async def start(self, load_blob: LoadBlob, report: Report) -> None:
-        await load_blob()
         try:
+            self.blob = await load_blob()
             if self._troupe.gate is not None:
                 await self._troupe.gate.wait()
+            if self._troupe.seconds:
+                await asyncio.sleep(self._troupe.seconds)
         except BaseException:
-            self.kill()
+            await self._go()
             raise
-        if self._troupe.refuses:
+        if why := self._troupe.refusals.get(self.pid, self._troupe.refuses):
             self.kill()
-            raise ReplicaFailed(self._troupe.refuses)
+            raise ReplicaFailed(why)
+        report("loading", 0.25)
+        report("example", 0.5)
         self.state = ReplicaState.READY
 
+    async def _go(self) -> None:
+        """End after a start that was given up, and count who would not wait for that."""
+        try:
+            self.cancelled += 1
+            if self.slow_to_go:
+                await asyncio.sleep(0.05)
+        except BaseException:
+            self.cancelled += 1
+            raise
+        finally:
+            self.kill()
+
     async def stop(self, drain_seconds: float) -> None:
+        self.drains.append(drain_seconds)
         if self.patient and self.batches:
             self.state = ReplicaState.DRAINING
             self._idle.clear()
@@ -104,7 +128,8 @@ class Puppet:
             self.in_flight,
             0.0,
             self.reason,
-            killed=self.killed,
+            self.first,
+            self.killed,
         )
 
     def memory(self) -> int | None:
@@ -117,7 +142,9 @@ class Troupe:
     def __init__(self) -> None:
         self.all: list[Puppet] = []
         self.refuses = ""  # why no puppet starts, if so
+        self.refusals: dict[int, str] = {}  # the same of one, by its number
         self.gate: asyncio.Event | None = None  # what those that start wait for
+        self.seconds = 0.0  # that those to come take to start
         self.bytes: int | None = None  # of those to come
 
     def __call__(
@@ -129,5 +156,6 @@ class Troupe:
         patience: Patience | None,
     ) -> Puppet:
         puppet = Puppet(self, on_end)
+        puppet.began, puppet.patience = clock.now(), patience
         self.all.append(puppet)
         return puppet

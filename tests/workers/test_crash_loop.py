@@ -66,6 +66,29 @@ def test_three_deaths_in_a_minute_are_a_loop(version: Version) -> None:
     assert version.loop.tripped and version.clean
 
 
+@pytest.mark.fault("W11")
+@pytest.mark.parametrize("end", [End.START, End.OWN])
+def test_a_version_that_is_slow_to_load_is_given_up_as_well(
+    version: Version, end: End
+) -> None:
+    """As one that needs more memory than there is, after a minute of loading."""
+    for deaths in range(1, RULE.deaths + 1):
+        assert not version.loop.tripped
+        version.now += 100 + RULE.last_pause
+        version.loop.died(object(), Death(version.now, end, lived=101.0, starting=100.0))
+        assert version.loop.tripped == (deaths == RULE.deaths)
+    version.now = version.now + RULE.retry + 100  # the one that is tried
+    version.loop.died(object(), Death(version.now, end, lived=101.0, starting=100.0))
+    assert version.loop.wait(version.now) == RULE.retry
+
+
+def test_only_the_time_of_starting_is_left_out(version: Version) -> None:
+    for _ in range(50):
+        version.now += 100 + RULE.window + 1
+        version.loop.died(object(), Death(version.now, End.OWN, 1, 161.0, starting=100.0))
+    assert not version.loop.tripped
+
+
 def test_deaths_that_are_far_apart_are_none(version: Version) -> None:
     for _ in range(50):
         version.dies()

@@ -4,88 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 from polling import eventually
 
-from clipper.clock import SystemClock
-from clipper.inputs import InputType, encode_python
+from clipper.inputs import InputType
 from clipper.values import BatchFailure, FailureKind, Verdict
 from clipper.workers import recycling
-from clipper.workers.recycling import GROWTH, RecyclingRule
-from clipper.workers.replica_set import ReplicaSet, Restarts, State, WorkerSpec
+from clipper.workers.recycling import GROWTH, Due, RecyclingRule
+from clipper.workers.replica_set import Restarts, State
 from clipper.workers.spec import ReplicaState
 
-from .conftest import make_batch
-from .puppets import Puppet, Troupe
+from .conftest import MakeStage, make_batch
+from .puppets import Puppet
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-FAST = Restarts(first_pause=0.01, last_pause=0.05, window=5.0, retry=0.2)
-EXAMPLE = encode_python(InputType.STRINGS, "example")
-
-
-class Stage:
-    """A replica set of puppets."""
-
-    def __init__(self, restarts: Restarts = FAST, **options: Any) -> None:
-        self.troupe = Troupe()
-        self.told: list[int] = []
-
-        async def load() -> bytes:
-            return b""
-
-        self.set = ReplicaSet(
-            WorkerSpec("model", "1", InputType.STRINGS, EXAMPLE, **options),
-            load,
-            clock=SystemClock(),
-            on_change=lambda: self.told.append(self.set.live),
-            restarts=restarts,
-            jitter=lambda: 0.0,
-            make_replica=self.troupe,
-        )
-
-    @property
-    def serving(self) -> list[int]:
-        """The numbers of the puppets that take batches."""
-        return [replica.pid or 0 for replica in self.set.ready]
-
-    @property
-    def spares(self) -> int:
-        return self.set.statistics().spares
-
-    def puppet(self, number: int) -> Puppet:
-        return self.troupe.all[number]
-
-    @property
-    def alive(self) -> int:
-        over = (ReplicaState.STOPPED, ReplicaState.FAILED)
-        return sum(puppet.state not in over for puppet in self.troupe.all)
 
 
 async def looked_at(puppet: Puppet) -> None:
     """Until it was thought of replacing it, some times over."""
     enough = puppet.looked_at + 5
     await eventually(lambda: puppet.looked_at >= enough)
-
-
-MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture
-async def make_stage(no_leaks: None) -> AsyncIterator[MakeStage]:
-    made: list[Stage] = []
-
-    def make(**options: Any) -> Stage:
-        made.append(Stage(**options))
-        return made[-1]
-
-    yield make
-    await asyncio.gather(*(stage.set.stop(0) for stage in made))
-    for stage in made:
-        assert stage.alive == 0
 
 
 # -- spares ------------------------------------------------------------------------------
@@ -229,7 +168,7 @@ async def test_the_new_one_is_there_before_the_old_one_goes(make_stage: MakeStag
     def done() -> bool:
         nonlocal most
         most = max(most, stage.alive)
-        return stage.set.statistics().recycled == 2
+        return stage.set.statistics().recycled == {"batches": 2, "memory": 0}
 
     for number in (0, 1):
         stage.puppet(number).served = 100
@@ -300,7 +239,7 @@ async def test_the_old_one_dies_while_the_new_one_starts(make_stage: MakeStage) 
     await eventually(lambda: len(stage.troupe.all) == 3)
     stage.troupe.gate.set()
     await eventually(lambda: stage.set.live == 1 and stage.alive == 1)
-    assert stage.serving == [2] and stage.set.statistics().recycled == 0
+    assert stage.serving == [2] and not any(stage.set.statistics().recycled.values())
 
 
 @pytest.mark.usefixtures("quick")
@@ -329,23 +268,26 @@ async def test_what_has_grown_is_replaced(make_stage: MakeStage) -> None:
     assert stage.serving == [0]
     stage.puppet(0).bytes = 1000
     await eventually(lambda: stage.serving == [1])
+    assert stage.set.statistics().recycled == {"batches": 0, "memory": 1}
 
 
 @pytest.mark.parametrize(
     ("share", "batches", "memory", "fresh", "due"),
     [
-        (1.0, 99, None, None, False),
-        (1.0, 100, None, None, True),
-        (0.9, 90, None, None, True),
-        (0.9, 89, 899, 100, False),
-        (0.9, 0, 900, 100, True),
-        (1.0, 0, 1000, None, True),
-        (1.0, 0, 1200, 1000, False),  # it was as large from the start
-        (1.0, 0, int(1000 * GROWTH), 1000, True),
+        (1.0, 99, None, None, None),
+        (1.0, 100, None, None, Due.BATCHES),
+        (0.9, 90, None, None, Due.BATCHES),
+        (0.01, 1, None, None, Due.BATCHES),
+        (0.9, 89, 899, 100, None),
+        (0.9, 0, 900, 100, Due.MEMORY),
+        (1.0, 0, 1000, None, Due.MEMORY),
+        (1.0, 0, 1200, 1000, None),  # it was as large from the start
+        (1.0, 0, int(1000 * GROWTH), 1000, Due.MEMORY),
+        (1.0, 100, 10**9, 0, Due.BATCHES),
     ],
 )
 def test_when_a_worker_is_due(
-    share: float, batches: int, memory: int | None, fresh: int | None, due: bool
+    share: float, batches: int, memory: int | None, fresh: int | None, due: Due | None
 ) -> None:
     assert RecyclingRule(100, 1000).due(share, batches, memory, fresh) == due
     assert not RecyclingRule().active and not RecyclingRule().due(1.0, 10**9, 10**15, 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +19,10 @@ from polling import eventually
 
 from clipper.inputs import InputType
 from clipper.workers import process
-from clipper.workers.process import WorkerProcess, describe_exit
+from clipper.workers.leash import HAVE_LEASH, Leash
+from clipper.workers.process import WorkerProcess, _descendants, describe_exit
 
-from .conftest import StartWorker, descriptors
+from .conftest import StartWorker, descriptors, is_running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -193,3 +196,51 @@ async def test_an_idle_worker_uses_no_processor(start_worker: StartWorker) -> No
         if ticks() - before <= 2:  # it was scheduled almost never
             return
     pytest.fail("it never rests")
+
+
+@pytest.mark.skipif(not HAVE_LEASH, reason="Linux alone")
+async def test_a_leash_ends_a_whole_group() -> None:
+    code = "import subprocess as s; s.Popen(['sleep', '99']).wait()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, start_new_session=True) as leader:  # noqa: ASYNC220
+        leash, released = Leash(leader.pid), Leash(leader.pid)
+        released.release()
+        released.pull()
+        await eventually(lambda: _descendants(leader.pid))
+        (below,) = _descendants(leader.pid)
+        assert is_running(leader.pid) and is_running(below)
+        leash.pull()
+        leash.release()
+        await eventually(lambda: not is_running(below))
+        assert leader.wait() == -9
+
+
+async def test_a_worker_without_descriptors_for_a_leash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(group: int) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(process, "Leash", refuse)
+    worker = WorkerProcess({})
+    transport = await worker.connect(Listener())
+    await worker.stop(5)
+    assert worker.returncode == -15
+    transport.abort()
+
+
+@pytest.mark.usefixtures("pidfd")
+async def test_the_end_is_seen_where_children_are_ignored() -> None:
+    """The system then takes exit statuses itself; a parent may leave us so."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        worker = WorkerProcess({})
+        transport = await worker.connect(Listener())
+        worker.kill()
+        async with asyncio.timeout(10):
+            await worker.exited.wait()
+        assert worker.returncode is not None
+        await worker.stop(5)
+        transport.abort()
+    finally:
+        signal.signal(signal.SIGCHLD, before)

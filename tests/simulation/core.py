@@ -8,9 +8,7 @@ all that happens.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections import deque
 from collections.abc import Coroutine
 from functools import partial
 from random import Random
@@ -37,6 +35,7 @@ from .operators import Operators
 from .plot import BLOWS, Plot
 from .processes import Function, VirtualProcess
 from .replicas import CYCLE
+from .trace import Trace
 from .visitors import Ask, Visitors
 
 DRAIN = 1.0
@@ -118,8 +117,8 @@ class Core:
         self.rng = Random(plot.seed)
         self.clock = ManualClock()
         self.loop = VirtualLoop(self.clock, Random(self.rng.random()))
-        self.trace: deque[str] = deque(maxlen=lines)
-        self._digest = hashlib.blake2b(digest_size=16)
+        self.trace = Trace(self.clock.now, lines)
+        self.note = self.trace.note
         self._number = 0
         self.healed = True
         self.disk = Disk()
@@ -139,17 +138,6 @@ class Core:
     def number(self) -> int:
         self._number += 1
         return self._number
-
-    def note(self, line: str) -> None:
-        """One line of the trace."""
-        line = f"{self.clock.now():.6f} {line}"
-        self._digest.update(line.encode())
-        self.trace.append(line)
-
-    @property
-    def fingerprint(self) -> str:
-        """The same for two runs in which the same happened."""
-        return self._digest.hexdigest()
 
     # -- lives ---------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ def run(seed: int, lines: int = 80) -> Core:
     try:
         world.run()
     except BaseException as error:
-        trace = "\n".join(world.trace)
+        trace = "\n".join(world.trace.lines)
         error.add_note(f"{trace}\n{world.plot}\nagain: {replay(seed)}")
         raise
     return world
@@ -53,10 +53,10 @@ def forever(first: int) -> None:
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--fingerprints"]:
-        say(" ".join(run(int(seed)).fingerprint for seed in arguments[1:]))
+        say(" ".join(run(int(seed)).trace.fingerprint for seed in arguments[1:]))
     elif arguments[:1] == ["--one"]:
         try:
-            say("\n".join(run(int(arguments[1]), lines=1_000_000).trace))
+            say("\n".join(run(int(arguments[1]), lines=1_000_000).trace.lines))
         except BaseException:
             traceback.print_exc()
             return 1

@@ -33,8 +33,8 @@ def test_many_seeds() -> None:
 
 def test_a_seed_decides_all() -> None:
     for seed in range(12):
-        assert run(seed).fingerprint == run(seed).fingerprint
-    assert run(0).fingerprint != run(1).fingerprint
+        assert run(seed).trace.fingerprint == run(seed).trace.fingerprint
+    assert run(0).trace.fingerprint != run(1).trace.fingerprint
 
 
 def test_a_seed_decides_all_in_another_process() -> None:
@@ -54,7 +54,7 @@ def test_a_seed_decides_all_in_another_process() -> None:
             text=True,
             check=True,
         )
-        assert found.stdout.split() == [run(seed).fingerprint for seed in seeds]
+        assert found.stdout.split() == [run(seed).trace.fingerprint for seed in seeds]
 
 
 def test_a_failure_tells_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def run(seed: int) -> World[Invariants]:
         world.run()
         world.watch.at_rest()
     except BaseException as error:
-        lines = "\n".join(world.trace)
+        lines = "\n".join(world.trace.lines)
         error.add_note(
             f"{lines}\n{world.scenario}\nagain: CLIPPER_SEED={seed} "
             "pytest tests/simulation/test_simulation.py -k test_one_seed"
@@ -54,8 +54,8 @@ def test_one_seed() -> None:
 
 def test_a_seed_decides_all() -> None:
     for seed in range(20):
-        assert run(seed).fingerprint == run(seed).fingerprint
-    assert run(0).fingerprint != run(1).fingerprint
+        assert run(seed).trace.fingerprint == run(seed).trace.fingerprint
+    assert run(0).trace.fingerprint != run(1).trace.fingerprint
 
 
 def test_seeds_lead_everywhere() -> None:

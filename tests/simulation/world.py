@@ -6,9 +6,7 @@ loop, workers and clients are virtual. One seed decides all that happens.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -29,6 +27,7 @@ from clipper.values import Batch, BatchResult, FailureKind
 from .loop import VirtualLoop
 from .replicas import VirtualReplica, VirtualReplicaSet
 from .scenario import Scenario
+from .trace import Trace
 from .workload import Ask, Client, row_of
 
 REST = 120.0  # seconds, in which everything comes to an end
@@ -64,8 +63,8 @@ class World(Generic[W]):
         self.loop = VirtualLoop(self.clock, Random(self.rng.random()))
         self.begin = self.clock.now()
         self.end = self.begin + scenario.seconds
-        self.trace: deque[str] = deque(maxlen=60)
-        self._digest = hashlib.blake2b(digest_size=16)
+        self.trace = Trace(self.clock.now, 60)
+        self.note = self.trace.note
         self._number = 0
         self.tasks: list[Any] = []
         self.models: list[Model] = []
@@ -208,17 +207,6 @@ class World(Generic[W]):
             application.close()
 
     # -- running -------------------------------------------------------------------------
-
-    def note(self, line: str) -> None:
-        """One line of the trace."""
-        line = f"{self.clock.now():.6f} {line}"
-        self._digest.update(line.encode())
-        self.trace.append(line)
-
-    @property
-    def fingerprint(self) -> str:
-        """The same for two runs in which the same happened."""
-        return self._digest.hexdigest()
 
     def run(self) -> None:
         """From the first request until nothing is left to do."""

@@ -162,6 +162,60 @@ def test_a_version_that_takes_a_minute_to_fail_has_failed() -> None:
     scene.stop()
 
 
+def test_one_that_takes_a_minute_to_start_and_dies_at_once_has_failed() -> None:
+    scene = Scene()
+    scene.troupe.seconds = 60.0
+    scene.restore(1)
+    for _ in range(3):
+        scene.after(60.2)
+        assert scene.set.state is State.LIVE
+        scene.dies()
+    assert scene.set.state is State.FAILED
+    scene.stop()
+
+
+def test_a_start_that_fails_now_and_then_is_no_crash_loop() -> None:
+    scene = Scene()
+    scene.after(1000.0)  # a late hour on the clock
+    scene.restore(1)
+    for _ in range(10):
+        scene.after(120.0)
+        scene.latest.killed, scene.latest.served = True, 10
+        scene.troupe.refusals[len(scene.births)] = "the disk was away"
+        scene.dies()
+        scene.after(1.0)
+        assert (scene.set.state, scene.set.reason) == (State.LIVE, "")
+    scene.stop()
+
+
+def test_nothing_is_kept_of_verdicts_on_those_that_were_told_to_end() -> None:
+    scene = Scene(recycle_after=10, spares=1)
+    scene.restore(2)
+    scene.latest.served = 0
+    with scene.loop.running():
+        scene.set.judge(scene.troupe.all, Verdict.OPEN)
+    scene.troupe.all[0].served = 10  # recycled: a spare takes its place
+    scene.after(1.0)
+    scene.does(scene.set.scale(0))
+    assert not scene.set._ward.crashes._verdicts
+    scene.stop()
+
+
+def test_an_example_earns_one_poison_row() -> None:
+    scene = Scene(Restarts(deaths=1))
+    scene.restore(1)
+    for tripped in (False, True):
+        victim = scene.latest
+        with scene.loop.running():
+            scene.set.judge([victim], Verdict.OPEN)
+        scene.dies()
+        with scene.loop.running():
+            scene.set.judge([victim], Verdict.POISON)
+        scene.after(0.2)
+        assert scene.set._ward.crashes.tripped is tripped
+    scene.stop()
+
+
 def test_one_that_others_kill_over_and_over_goes_on() -> None:
     """Its rows are what may speak against it, not who killed it."""
     scene = Scene()

@@ -194,6 +194,13 @@ def test_all_who_have_no_more_time_than_what_is_given_up_are_told(door: Door) ->
     assert (job.deadline, job.expires) == (now + 0.5, now + 0.5)
 
 
+def test_where_all_is_over_nothing_is_left_to_be_given_up(door: Door) -> None:
+    waiter = door.job(slo=1.0)[1]
+    door.clock.move(1.0)
+    door.intake.shed(1, SHED, door.clock.now())
+    assert waiter.output == EXPIRED and door.stats.shed_rows == 0
+
+
 def test_who_is_told_and_asks_the_same_again_joins_who_is_left(door: Door) -> None:
     again = Waiter()
     hasty = Waiter(lambda: job.join(again, door.clock.now() + 0.2))

@@ -216,10 +216,9 @@ def test_a_job_whose_hasty_waiter_left_goes_by_the_deadline_of_the_other() -> No
 
 def test_a_job_that_moves_on_and_on_costs_no_memory() -> None:
     queue = JobQueue()
-    for deadline in (1.0, 2.0, 3.0):
-        queue.push(job(deadline))
     moves = job(4.0)
-    queue.push(moves)
+    for work in (job(1.0), job(3.0), moves, job(2.0)):
+        queue.push(work)
     for turn in range(1000):
         hasty = Waiter()
         moves.join(hasty, 0.5 + turn % 7)
@@ -227,6 +226,18 @@ def test_a_job_that_moves_on_and_on_costs_no_memory() -> None:
         assert len(queue._heap) <= 2 * 4 + _SWEEP
         assert queue.deadlines(9) == [1.0, 2.0, 3.0, 4.0]
     assert take(queue, limit=9)[0][3] is moves
+
+
+def test_old_places_in_line_cost_no_memory_either() -> None:
+    queue = JobQueue()
+    queue.push(job(99.0))
+    for turn in range(300):
+        work = job(100.0 + turn)
+        queue.push(work)
+        work.join(Waiter(), 1.0)
+        assert take(queue, limit=1)[0] == [work]
+        assert len(queue._line) <= 2 * 2 + _SWEEP
+    assert queue.deadlines(9) == [99.0]
 
 
 def test_a_job_that_was_moved_counts_once_in_another_queue() -> None:

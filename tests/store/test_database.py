@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clipper.errors import DiskFull, StoreError
 from clipper.records import Damaged, State
+from clipper.store import database as database_module
 from clipper.store.base import (
     Change,
     DeleteApplication,
@@ -22,8 +23,10 @@ from clipper.store.base import (
 )
 from clipper.store.database import (
     SCHEMA_VERSION,
+    DamagedFile,
     Database,
     Outcome,
+    Verify,
     Work,
     create,
     log_path,
@@ -192,9 +195,11 @@ class TestFullDisk:
             DiskFull,
             type(None),
         ]
-        assert "full" not in repr(database)
-        assert isinstance(database.run([large])[0].error, DiskFull)
-        assert "full" in repr(database)
+        assert repr(database) == f"<Database {path} ok>"
+        error = database.run([large])[0].error
+        assert isinstance(error, DiskFull)
+        assert error.cause == "the disk is full; nothing was changed"
+        assert repr(database) == f"<Database {path} full>"
         self.limit(database, 1_000)
         assert database.run([large]) == [Outcome(None)]
         assert "ok" in repr(database)
@@ -248,10 +253,12 @@ class TestBrokenDisk:
         for outcome in outcomes:
             assert isinstance(outcome.error, StoreError)
             assert "started again" in str(outcome.error)
+            damaged = code == sqlite3.SQLITE_CORRUPT
+            assert ("was found damaged" in str(outcome.error)) is damaged
             assert str(path) not in str(outcome.error)
         assert not database.checkpoint(at=0)
         assert list(database.read().applications) == ["before"]
-        assert "broken" in repr(database)
+        assert repr(database) == f"<Database {path} broken>"
         database.close()
         assert list(read(path).applications) == ["before"]
 
@@ -378,6 +385,85 @@ class TestOpening:
         assert database.run([partial(apply, write._replace(rows=[row], number=0))])
         with pytest.raises(StoreError, match="a record makes no sense"):
             database.read()
+
+
+@pytest.mark.fault("D3")
+class TestVerify:
+    """Looking at every page; those of the records are looked at when it is opened."""
+
+    @staticmethod
+    def log_of(path: Path) -> Database:
+        """With damage in the middle of the log, which no opening looks at."""
+        connection = sqlite3.connect(path)
+        connection.executemany(
+            "INSERT INTO feedback (application, at, body, sum) VALUES (1, 1.0, ?, 0)",
+            [("x" * 1_000,)] * 50,
+        )
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        content = bytearray(path.read_bytes())
+        content[content.rindex(b"x" * 1_000) // 4096 * 4096] = 0x63
+        path.write_bytes(content)
+        log_path(path).unlink(missing_ok=True)
+        return Database(path)
+
+    def test_finds_nothing_where_nothing_is(self, database: Database) -> None:
+        verify = Verify()
+        assert database.run([verify]) == [Outcome(None)]
+        assert verify.damage is None
+        database.check_all()
+
+    @pytest.mark.parametrize("compared", [0, 2**40])
+    def test_finds_damage_and_ends_all_writing(
+        self, path: Path, compared: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database_module, "COMPARED_BYTES", compared)
+        database = self.log_of(path)
+        verify = Verify()
+        [told] = database.run([verify])
+        assert isinstance(told.error, StoreError) and verify.damage
+        assert "was found damaged" in told.error.cause
+        assert "was found damaged" in str(database.run([put_application("a")])[0].error)
+        with pytest.raises(DamagedFile, match=r"is damaged \(.*start with --recover"):
+            database.check_all()
+        database.close()
+
+    def test_a_file_that_cannot_be_read_is_not_taken_for_damaged(
+        self, database: Database
+    ) -> None:
+        verify = Verify()
+        break_on(database, {"PRAGMA": sqlite3.SQLITE_IOERR})
+        assert isinstance(database.run([verify])[0].error, StoreError)
+        assert verify.damage is None
+
+    def test_what_sqlite_itself_says_is_told(self, database: Database) -> None:
+        verify = Verify()
+        break_on(database, {"PRAGMA": sqlite3.SQLITE_CORRUPT})
+        assert "was found damaged" in str(database.run([verify])[0].error)
+        assert verify.damage == "injected"
+
+    def test_an_index_that_lacks_a_row_is_found_in_a_small_file(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        edit(path, "INSERT INTO spent VALUES (1, 1, 'k', 1.0)")
+        connection = sqlite3.connect(path)
+        run = connection.execute
+        [(root,)] = run("SELECT rootpage FROM sqlite_master WHERE name = 'spent_key'")
+        size = run("PRAGMA page_count").fetchone()[0] * 4096
+        run("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        content = bytearray(path.read_bytes())
+        start = (root - 1) * 4096
+        content[start + 3 : start + 8] = b"\0\0\x10\0\0"  # no cells, and all of it free
+        path.write_bytes(content)
+        for compared, found in ((size - 1, False), (size, True)):
+            monkeypatch.setattr(database_module, "COMPARED_BYTES", compared)
+            database = Database(path)
+            verify = Verify()
+            database.run([verify])
+            assert (verify.damage is not None) is found
+            database.close()
 
 
 @pytest.mark.fault("D3")

@@ -12,7 +12,7 @@ import pytest
 from clipper.errors import DiskFull, StoreError
 from clipper.store.base import Appended, Chunk, Logged, Person, Snapshot
 from clipper.store.database import Database, Outcome, Read, create
-from clipper.store.feedback import Append, Numbers, last_number, read_page
+from clipper.store.feedback import Append, Numbers, last_number, read_page, read_range
 from clipper.store.sqlite import SQLiteStore
 
 from .log_contract import BOUNDLESS, NOW, append, bodies, entry, logged, seqs
@@ -295,3 +295,10 @@ async def test_learned_begins_again_after_a_snapshot_in_the_middle(
     learned = await store.learned(1)
     assert (learned.seq, learned.state) == (numbers[2_000], b"own")
     assert [seq for seq, _ in learned.entries] == numbers[2_001:]
+
+
+def test_who_has_no_entries_has_an_empty_range(tmp_path: Path) -> None:
+    create(tmp_path / "clipper.db")
+    connection = sqlite3.connect(tmp_path / "clipper.db")
+    assert read_range(1, connection) == (0, -1)
+    connection.close()

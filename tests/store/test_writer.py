@@ -80,6 +80,7 @@ async def hold(writer: Writer) -> tuple[Gate, asyncio.Future[str]]:
 
 
 async def test_what_waits_goes_in_one_group(bench: Bench) -> None:
+    assert repr(bench.writer) == "<Writer open waiting=0>"
     gate, first = await hold(bench.writer)
     rest = [bench.writer.submit(nothing) for _ in range(GROUP + 5)]
     gate.opened.set()
@@ -179,10 +180,11 @@ async def test_stop_finishes_the_queue_and_takes_nothing_more(bench: Bench) -> N
     await asyncio.sleep(0)  # let them begin
     with pytest.raises(StoreError, match="closed"):
         bench.writer.submit(nothing)
+    assert repr(bench.writer) == f"<Writer closed waiting={GROUP + 6}>"
     gate.opened.set()
     await asyncio.gather(first, *rest, *stops)
     assert bench.ended
-    assert "ended" in repr(bench.writer)
+    assert repr(bench.writer) == "<Writer ended waiting=0>"
 
 
 async def test_a_failing_begin_is_raised_and_ends_the_thread(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clipper.errors import DiskFull, StoreError
+from clipper.errors import DiskFull, InvalidInput, StoreError
 from clipper.store.directory import UNFINISHED, DataDirectory, write_file
 
 
@@ -261,3 +261,40 @@ def test_a_patient_one_waits_until_the_directory_is_free(tmp_path: Path) -> None
     with pytest.raises(StoreError, match="in use by another server"):
         DataDirectory(tmp_path, patience=0.02).acquire()
     second.release()
+
+
+class TestWords:
+    """What an operator reads says what to do."""
+
+    def test_of_a_secret_that_is_none(self, directory: DataDirectory) -> None:
+        path = directory.path / "query-key"
+        path.write_text("short")
+        with pytest.raises(StoreError) as refused:
+            directory.secret("query-key")
+        assert refused.value.cause == (
+            f"{path} should hold 64 hexadecimal digits and does not; restore it, or remove "
+            "it to have a new one made"
+        )
+        with pytest.raises(InvalidInput) as refused_name:
+            directory.secret("../other")
+        assert refused_name.value.cause == (
+            "a secret's name must match [a-z][a-z0-9-]*, got '../other'"
+        )
+
+    def test_of_a_directory_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StoreError) as refused:
+            DataDirectory(tmp_path / "file").acquire()
+        assert refused.value.cause.endswith(
+            "; make it a directory this user can write to, or choose another with "
+            "--data-dir"
+        )
+
+    def test_of_blobs_that_stay(
+        self, directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory.put_blob(b"function")
+        with monkeypatch.context() as patch:
+            Failing(patch, "fsync", errno.EIO, 1)
+            with pytest.raises(StoreError, match=r"^cannot delete blobs: "):
+                directory.delete_blobs(set())

@@ -32,7 +32,7 @@ from clipper.errors import DiskFull, StoreError
 from clipper.records import State
 
 from .directory import UNFINISHED, sync
-from .migrations import SCHEMA_VERSION, has_schema, migrate
+from .migrations import SCHEMA_VERSION, has_own_pages, has_schema, migrate
 from .rows import APPLICATION, COUNTER, CURRENT, MODEL, TABLES, decode
 from .tables import checksum
 
@@ -247,6 +247,8 @@ class Database:
         version = self._version()
         if not has_schema(self._connection, version):
             raise damaged(self.path, "its tables are not those of this version")
+        if not has_own_pages(self._connection):
+            raise damaged(self.path, "two of its tables are in one place")
         if version == SCHEMA_VERSION:
             for table in TABLES:
                 self._check_pages(table)
@@ -270,6 +272,8 @@ class Database:
                 raise damaged(self.path, f"a row of table {table} {_NO_MATCH}")
             if isinstance(body, bytes) and total == checksum(table, key, body):
                 rows[key] = body
+            elif _is_of_another(table, key, body, total):
+                raise damaged(self.path, f"table {table} has rows of another")
             else:
                 spoiled.add(key)
         return rows
@@ -381,6 +385,14 @@ def _is_small(connection: sqlite3.Connection) -> bool:
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     size = connection.execute("PRAGMA page_size").fetchone()[0]
     return bool(pages * size <= COMPARED_BYTES)
+
+
+def _is_of_another(table: str, key: str, body: Any, total: int) -> bool:
+    """Whether a row matches its sum in another table: then the table itself is damaged."""
+    others = (other for other in TABLES if other != table)
+    return isinstance(body, bytes) and any(
+        total == checksum(other, key, body) for other in others
+    )
 
 
 def _merge_of(work: Work) -> Any:

@@ -78,3 +78,13 @@ def has_schema(connection: sqlite3.Connection, version: int) -> bool:
     ).fetchall()
     made = [(s,) for step in STEPS[:version] for s in step if s.startswith("CREATE")]
     return found == made
+
+
+def has_own_pages(connection: sqlite3.Connection) -> bool:
+    """Whether each table and each index begins at a page of its own: a look at one table
+    alone does not notice that it is another's."""
+    statement = (
+        "SELECT count(rootpage) = count(DISTINCT rootpage) "
+        "FROM sqlite_master WHERE rootpage > 0"
+    )
+    return bool(connection.execute(statement).fetchone()[0])

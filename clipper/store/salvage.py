@@ -24,6 +24,7 @@ from .checks import STEPS_PER_SECOND
 from .database import connect, create, log_path
 from .directory import UNFINISHED, sync
 from .log_rows import entry_sum, person_sum, unkept
+from .migrations import has_own_pages
 from .rows import COUNTER, LAST_NUMBER, TABLES, decode, number_body
 from .tables import checksum
 
@@ -165,6 +166,8 @@ def _has_tables(copy: Path) -> bool:
     with closing(_open_copy(copy)) as connection:
         try:
             found = connection.execute("SELECT name FROM sqlite_master").fetchall()
+            if not has_own_pages(connection):
+                return False
         except sqlite3.Error:
             return False
     return {table.encode() for table in TABLES} <= {name for (name,) in found}

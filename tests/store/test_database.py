@@ -32,7 +32,7 @@ from clipper.store.database import (
     log_path,
 )
 from clipper.store.rows import COUNTER, LAST_NUMBER, Row, encode, number_body
-from clipper.store.tables import apply
+from clipper.store.tables import apply, checksum
 
 from .contract import FULL_APPLICATION, FULL_MODEL, application, as_good, model
 
@@ -370,6 +370,28 @@ class TestOpening:
         edit(path, f"INSERT INTO {table} VALUES {values}")
         with pytest.raises(StoreError, match=f"a row of table {table} does not match its"):
             read(path)
+
+    @pytest.mark.parametrize("other", ["model", "feedback_key", "current"])
+    def test_with_a_table_that_is_where_another_is(self, path: Path, other: str) -> None:
+        fill(path)
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master "
+            "WHERE name = ?) WHERE name = 'application'",
+            (other,),
+        )
+        connection.commit()
+        connection.close()
+        with pytest.raises(DamagedFile, match="two of its tables are in one place"):
+            read(path)
+
+    def test_with_rows_of_another_table(self, database: Database) -> None:
+        [row] = encode([PutModel(FULL_MODEL)]).rows
+        values = (row.key, row.body, checksum("model", row.key, row.body or b""))
+        database._connection.execute("INSERT INTO application VALUES (?, ?, ?)", values)
+        with pytest.raises(DamagedFile, match="table application has rows of another"):
+            database.read()
 
     def test_with_a_record_that_makes_no_sense(self, database: Database) -> None:
         write = encode([PutModel(FULL_MODEL)])

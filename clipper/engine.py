@@ -127,7 +127,6 @@ class Engine:
         self._tick()
         for model in self._inventory.prepared.take_rest():
             self._tasks.spawn(model.stop(0.0))  # it was deleted meanwhile
-        await self.deploys.drop_unused_blobs()
 
     def _load_policies(self) -> None:
         for place in self.settings.learning.policies:
@@ -154,6 +153,8 @@ class Engine:
         except StoreError as error:
             logger.critical("%s", error)
             on_damage(error)
+        else:  # in a damaged file records may be missing whose blobs are needed
+            await self.deploys.drop_unused_blobs()
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)

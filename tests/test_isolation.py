@@ -469,6 +469,10 @@ async def test_a_version_whose_record_cannot_be_read_fails_alone(
     await check_cured(data, learned)
 
 
+def count_of_blobs(data: Path) -> int:
+    return len(list((data / "blobs").iterdir()))
+
+
 @pytest.mark.parametrize("again", [True, False])
 async def test_a_version_whose_record_cannot_be_read_is_replaced_or_removed(
     lived: Lived, again: bool
@@ -485,7 +489,7 @@ async def test_a_version_whose_record_cannot_be_read_is_replaced_or_removed(
         assert not server.engine.catalog.damaged.listed()
         assert ("two:1" in server.engine.catalog.models) is again
         assert ("two" in server.engine.catalog.state.current) is again
-        assert len(list((data / "blobs").iterdir())) == 1 + again
+        await eventually(lambda: count_of_blobs(data) == 1 + again)
 
 
 async def test_where_it_is_not_known_which_version_is_current_none_is(

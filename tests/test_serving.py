@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -606,6 +608,26 @@ async def test_the_new_server_goes_on_if_the_old_one_is_killed_after_it_let_go(
         await eventually(lambda: runtime.find(server.port) is not None)
         assert server.announced().pid == server.pid
         assert (await server.client.predict("inc", [1.0])).output == 2.0
+
+
+def test_it_may_be_asked_to_restart_while_it_starts() -> None:
+    """By who does not know that it has not read its own program yet."""
+    code = """
+        import os, signal, sys
+        from clipper.cli import main
+
+        class Early:
+            def find_spec(self, name, *_):
+                if name in ("clipper.config", "clipper.serving"):
+                    os.kill(os.getpid(), signal.SIGUSR2)
+
+        sys.meta_path.insert(0, Early())
+        main(["serve", "--ephemeral", "--fd", "x"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 3, done
+    assert "--fd takes one or two descriptors" in done.stderr
 
 
 # -- in this process ---------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,8 @@ def serve(
     **flags: Any,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM. SIGUSR2 has a new process take over."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until it can be heard: it would end us
+
     from clipper.config import load_settings
 
     if no_auth:

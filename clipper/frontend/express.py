@@ -408,12 +408,13 @@ class Express(asyncio.Protocol):
         self._unsent = unsent
 
     def finish(self) -> None:
-        """The server drains: idle connections close, others after their answer."""
+        """The server drains: idle connections close, others after their answer. One that
+        is new has its request under way, mostly."""
         if self.transport.is_closing():
             return
-        if self.phase is Phase.BODY or (self.phase is Phase.HEAD and self._buffer):
+        if self.phase in (Phase.HEAD, Phase.BODY):
             self._refuse(_shutting_down())
-        elif self.phase in (Phase.IDLE, Phase.HEAD):
+        elif self.phase is Phase.IDLE:
             self._close()
 
     def leave(self, pass_on: Callable[[int, bytes], None]) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import gc
 import json
 import os
 import sys
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.arrivals import BROKEN, MODEL, UNSENT, Arrivals, classify, draw_arrivals
 from benchmarks.load import JSON, LoadError, make_request, parse_answer
+from benchmarks.process import no_collector
 
 PATIENCE = 1.0  # seconds that an arrival waits for a connection, and the end for answers
 LEAD = 0.02  # seconds from the last preparation to the first moment of the load
@@ -74,9 +74,10 @@ class Generator:
             await asyncio.wait([opened, keeper], return_when=asyncio.FIRST_COMPLETED)
             if keeper.done():
                 keeper.result()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        with no_collector():
+            return await self._send_all(seconds, announce)
+
+    async def _send_all(self, seconds: float, announce: Any) -> float:
         begin = time.monotonic() + LEAD
         self.arrivals.shift(begin)
         self._timer = Timer(self._tick)

@@ -35,10 +35,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def collector() -> Iterator[None]:
-    """What a test does to the garbage collector it undoes; thousands come after it."""
+    """What a test does to the garbage collector it undoes: without one, those after it
+    would fill the memory."""
     before = gc.isenabled(), gc.get_threshold()
     yield
-    assert (gc.isenabled(), gc.get_threshold()) == before
+    after = gc.isenabled(), gc.get_threshold()
+    gc.enable()
+    gc.set_threshold(*before[1])
+    assert after == before
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from clipper.errors import ClipperError
 from clipper.workers.place import Place, Ward
 from clipper.workers.places import Places
 from clipper.workers.spec import ReplicaFailed
+from clipper.workers.supervised import Supervised
 
 logger = logging.getLogger(__name__)
 
@@ -122,16 +123,16 @@ class Recycler:
 
     async def _replace(self, old: Place, due: Due) -> None:
         places, replica = self._places, old.replica
+        assert replica is not None  # it is due
         spare = places.ready_spare()
         if spare is not None:
             places.exchange(old, spare)
             self._tell(due)
-            assert replica is not None
             await replica.stop(LAST_BATCHES)  # its keeper starts the next spare
             return
         (new,) = places.new(1)
         try:
-            await new.fill()
+            await _fill(new, replica)
             if old not in places.serving or old.replica is not replica:
                 raise ReplicaFailed("it ended by itself meanwhile")
         except BaseException:
@@ -145,3 +146,18 @@ class Recycler:
     def _tell(self, due: Due) -> None:
         self.counts[due] += 1
         self._on_change()
+
+
+async def _fill(new: Place, old: Supervised) -> None:
+    """Start a worker, unless the one that it is to follow ends meanwhile."""
+    filling = asyncio.create_task(new.fill())
+    ending = asyncio.create_task(old.wait_gone())
+    try:
+        await asyncio.wait((filling, ending), return_when=asyncio.FIRST_COMPLETED)
+        if not filling.done():
+            raise ReplicaFailed("the one that it was to follow has ended")
+        filling.result()
+    finally:
+        filling.cancel()
+        ending.cancel()
+        await asyncio.wait((filling, ending))

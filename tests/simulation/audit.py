@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from clipper.batching.job import Job
@@ -185,7 +186,7 @@ class Audit:
         """Whether every replica that there should be is up."""
         engine = self.world.life.engine
         models = [m for m in engine.models.values() if m.record.blob is not None]
-        down = [m for m in models if m.replicas.live != m.record.num_replicas]
+        down = [m for m in models if not _is_up(m)]
         growing = [m for m in models if m.replicas._starts]
         return not (down or growing or engine.deploys)
 
@@ -231,11 +232,14 @@ class Audit:
         if model.record.blob is not None:
             wanted = model.record.num_replicas
             live = replicas.live == replicas.wanted == wanted
-            self.expect(live, f"{model} has not healed: {replicas.statistics()}")
+            self.expect(
+                live and _is_up(model), f"{model} has not healed: {replicas.statistics()}"
+            )
 
     def _check_processes(self) -> None:
         models = self.world.life.engine.models.values()
-        known = {replica.pid for model in models for replica in model.replicas.replicas}
+        places = [(*m.replicas._places.serving, *m.replicas._places.spares) for m in models]
+        known = {place.replica.pid for place in chain(*places) if place.replica is not None}
         left = [process.pid for process in self.world.processes if process.pid not in known]
         self.expect(not left, f"processes of nobody: {left}")
 
@@ -254,3 +258,11 @@ class Audit:
     def _raise(self) -> None:
         if self.world.ledger.broken:
             raise AssertionError("; ".join(self.world.ledger.broken[:5]))
+
+
+def _is_up(model: Any) -> bool:
+    """Whether it has all its replicas, and its spares."""
+    record, found = model.record, model.replicas.statistics()
+    spares = record.spares if record.num_replicas else 0
+    up = (found.live, found.spares, found.spares_wanted)
+    return up == (record.num_replicas, spares, spares)

@@ -105,7 +105,7 @@ class Operators:
         environment: dict[str, str],
         replicas: int,
     ) -> None:
-        world, rng = self.world, self.rng
+        world, rng, plot = self.world, self.rng, self.world.plot
         world.functions[function.number] = function
         world.blobs[hashlib.sha256(function.blob).hexdigest()] = function
         calm = "calm" in environment
@@ -122,6 +122,8 @@ class Operators:
             retry=calm or rng.random() < 0.9,
             example=[float(EXAMPLE)] if calm or rng.random() < 0.8 else None,
             environment=environment,
+            spares=rng.randint(0, plot.spares) if plot.spares else 0,
+            recycle_after=rng.choice(plot.recycle) if len(plot.recycle) > 1 else None,
         )
         record = await self.engine.deploy(spec, function.blob)
         kept = world.disk.state().models.get(record.key)

@@ -53,6 +53,8 @@ class Plot:
     queue_rows: int = 10_000
     events: tuple[tuple[float, str], ...] = ()
     rest: float = 100.0  # seconds in which everything heals
+    spares: int = 0  # of each version, at most
+    recycle: tuple[int | None, ...] = (None,)  # batches, of which each version has one
 
 
 def random_plot(seed: int) -> Plot:
@@ -86,6 +88,8 @@ def random_plot(seed: int) -> Plot:
         queue_rows=rng.choice((5, 10_000)),
         events=_events(rng, seconds),
         rest=100.0,
+        spares=rng.choice((0, 0, 0, 2)),
+        recycle=rng.choice(((None,), (None,), (None,), (None, 1, 5, 20))),
     )
 
 

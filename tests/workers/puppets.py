@@ -31,6 +31,7 @@ class Puppet:
         self.patient = False  # whether it finishes its batches before it stops
         self.looked_at = 0  # how often its statistics were asked for
         self._idle = asyncio.Event()  # once a batch was the last
+        self._gone = asyncio.Event()
         self.slow_to_go = False  # whether it takes its time when its start is given up
         self.cancelled = 0  # times that somebody gave up its start
         self.blob = b""
@@ -108,12 +109,14 @@ class Puppet:
         self.state = state
         batches, self.batches = self.batches, []
         self._idle.set()
+        self._gone.set()
         self._on_end(self)
         for batch in batches:
             batch.done(batch, BatchFailure(kind, kind.value))
             kind = FailureKind.RETURNED
 
-    async def wait_gone(self) -> None: ...
+    async def wait_gone(self) -> None:
+        await self._gone.wait()
 
     def output(self) -> str:
         return f"output of {self.pid}"

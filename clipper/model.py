@@ -136,10 +136,11 @@ class Model:
         self.background.promote(job)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Answer what was accepted, within the bound, and end the workers."""
+        """Answer what was accepted, within the bound, and end the workers: those that are
+        still starting are waited for where somebody waits for them."""
+        answers, self.connected = self.connected, False
         self.stopped = True
-        self.connected = False
-        if self.replicas.live:
+        if answers:
             await self.dispatcher.drain(drain_seconds)
         await self.replicas.stop(drain_seconds)
         self.dispatcher.close(STOPPED)
@@ -150,9 +151,9 @@ class Model:
         self._known = self._known or state is not State.STARTING
         expected = self.replicas.wanted > 0 and state in (State.STARTING, State.LIVE)
         before, self.connected = self.connected, expected and not self.stopped
-        if self.connected:
+        if expected:  # also while it ends: it may be what is waited for
             self.dispatcher.reopen()
-        elif not self.stopped:
+        elif not self.stopped or state is State.FAILED:
             self.dispatcher.close(NO_REPLICA)
             self.background.close(NO_REPLICA)
         if self.connected != before:

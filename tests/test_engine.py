@@ -404,6 +404,22 @@ async def test_a_server_that_drains_answers_and_takes_nothing_new(
     assert (await waiting).output == b'"1"'
 
 
+async def test_a_server_that_drains_waits_for_workers_that_somebody_waits_for(
+    engine: Engine,
+) -> None:
+    await engine.register_application(app("app", "m"))
+    await deploy(engine, "m:1", "n:1")
+    for name in ("m", "n"):
+        fakes_of(engine, name).become(State.STARTING)
+    waiting = submit(engine)
+    draining = asyncio.create_task(engine.drain(5))
+    await turns()
+    assert not waiting.done()
+    fakes_of(engine, "m").become(State.LIVE)
+    assert (await waiting).output == b'"1"'
+    await draining
+
+
 async def test_what_cannot_be_answered_in_time_is_told_on_the_way_out(
     engine: Engine, workers: type[Workers]
 ) -> None:

@@ -21,11 +21,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from clipper.engine import Engine
+from clipper.frontend.application_series import APPLICATION
+from clipper.frontend.model_series import MODEL
 from clipper.frontend.series import (
-    APPLICATION,
     CONNECTIONS,
     ENGINE,
-    MODEL,
     REFUSALS,
     Connections,
     Number,

@@ -93,16 +93,20 @@ class CrashLoop:
         self._credit = min(credit, rule.credit)
         self._answered = 0
 
-    def died(self, worker: object, death: Death) -> None:
-        """A worker ended without being told to."""
+    def died(self, worker: object, death: Death) -> bool:
+        """A worker ended without being told to. Returns whether the next one need not wait
+        for that: a row is to blame, or may be, and else each row that ends a worker would
+        keep all others waiting longer than the one before."""
         if worker not in self._verdicts:
             self._judge(death, Verdict.OWN, death.at)
-            return
+            return False
         verdict = self._verdicts.pop(worker)
         if verdict is Verdict.OPEN:
             self._open[worker] = death
-        elif verdict is not None:
+            return True
+        if verdict is not None:
             self._judge(death, verdict, death.at)
+        return verdict is None
 
     def judge(
         self, workers: Iterable[object], verdict: Verdict, now: float, answered: int

@@ -211,10 +211,11 @@ class Place:
             told = replica.statistics()
             end = End.OUTSIDE if told.killed else End.OWN
             death = Death(now, end, told.batches, now - self._began, self._took)
-        self._failures = 1 if death.is_single(ward.rule) else self._failures + 1
         ward.deaths += 1
         # one that never was ready has no verdict: it had no batch
-        ward.crashes.died(self if replica is None else replica, death)
+        excused = ward.crashes.died(self if replica is None else replica, death)
+        single = excused or death.is_single(ward.rule)
+        self._failures = 1 if single else self._failures + 1
         self.empty()
         ward.explain(why)
         ward.on_change()

@@ -22,7 +22,7 @@ from clipper.explanation.facts import (
     Shed,
 )
 from clipper.explanation.sentences import MEANINGS, UNNAMED, sentences
-from clipper.frontend.series import FAILURE_CODES
+from clipper.frontend.application_series import FAILURE_CODES
 
 # 1 ms a batch and 0.4 ms a row: 43 rows fill 19 ms.
 FIT = Fit(1.0, 400.0, spread_p95_ms=0.2, batches=500, largest_rows=43)

@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from clipper.config import make_settings
 from clipper.engine import Engine
+from clipper.frontend.application_series import FAILURE_CODES, MAX_CODES
 from clipper.frontend.exposition import SLICE, Exposition
-from clipper.frontend.series import FAILURE_CODES, MAX_CODES
 from clipper.learning.events import Feedback
 from clipper.records import ApplicationRecord, ModelRecord, PolicySettings
 from clipper.shadowing import Comparison

@@ -442,6 +442,37 @@ def test_poison_is_forgiven_for_what_all_workers_have_answered() -> None:
     scene.stop()
 
 
+def test_after_poison_the_next_start_is_at_once_however_often() -> None:
+    scene = Scene()
+    scene.restore(1)
+    for _ in range(10):
+        first, second = scene.latest, len(scene.troupe.all)
+        first.served = 5
+        with scene.loop.running():
+            scene.set.judge([first], Verdict.OPEN)  # one of its rows, or it of itself
+        scene.dies()
+        with scene.loop.running():
+            scene.set.judge([scene.troupe.all[second]], Verdict.OPEN)
+            scene.set.judge([first, scene.troupe.all[second]], Verdict.POISON)
+        scene.dies()
+        assert scene.set.live == 1 and scene.clock.now() < 0.1
+    assert scene.set.statistics().restarts == 20
+    scene.stop()
+
+
+def test_where_it_was_the_worker_of_itself_the_starts_wait_all_the_same() -> None:
+    scene = Scene(Restarts(deaths=100))
+    scene.restore(1)
+    for _ in range(5):
+        scene.after(1.0)
+        with scene.loop.running():
+            scene.set.judge([scene.latest], Verdict.OPEN)
+            scene.set.judge([scene.latest], Verdict.OWN)
+        scene.dies()
+    assert scene.set.live == 0
+    scene.stop()
+
+
 # -- recycling ---------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from clipper.selection.policy import SelectionPolicy
 from clipper.store.base import Change, Store
 from clipper.tasks import to_its_end
 from clipper.values import ModelId
+from clipper.workers.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Inventory:
                 found["kind"], found["name"], found["reason"],
             )  # fmt: skip
         catalog = self.catalog = Catalog(state, self._settings.limits)
+        turns = Turns()
         for record in sorted(
             catalog.models.values(), key=lambda r: not catalog.is_current(r)
         ):
@@ -88,7 +90,7 @@ class Inventory:
             if model is None:
                 model = self.make_model(record)
                 if record.blob is not None:
-                    model.replicas.restore(record.num_replicas)
+                    model.replicas.restore(record.num_replicas, turns)
             model.record = record
             self.models[model.id] = model
 

@@ -19,6 +19,7 @@ from clipper.records import ApplicationRecord
 from clipper.store.memory import MemoryStore
 from clipper.values import Batch, BatchFailure, BatchResult, FailureKind, Output
 from clipper.workers.replica_set import State, WorkerSpec
+from clipper.workers.turns import Turns
 
 
 class ManualClock:
@@ -216,7 +217,7 @@ class FakeReplicaSet:
         self.live = self.wanted if state is State.LIVE else 0
         self._on_change()
 
-    def restore(self, replicas: int) -> None:
+    def restore(self, replicas: int, turns: Turns | None = None) -> None:
         self.wanted = replicas
         self.become(State.LIVE)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from clipper.clock import Clock
 from clipper.errors import ClipperError
@@ -13,6 +14,7 @@ from clipper.workers.crash_loop import CrashLoop, Death, End, Restarts
 from clipper.workers.last_words import LastWords
 from clipper.workers.spec import Patience, ReplicaFailed, ReplicaState, WorkerSpec
 from clipper.workers.supervised import LoadBlob, MakeReplica, Report, Supervised
+from clipper.workers.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -155,16 +157,20 @@ class Place:
 
     # -- keeping it filled -------------------------------------------------------------
 
-    def keep(self) -> None:
+    def keep(self, turns: Turns | None = None) -> None:
+        """Begin; where `turns` is given the first start is in turn."""
         name = f"keep {self._ward.spec.name}:{self._ward.spec.version}"
-        self.keeper = asyncio.create_task(self._keep_filled(), name=name)
+        start = self._refill if turns is None else partial(self._refill_in_turn, turns)
+        self.keeper = asyncio.create_task(self._keep_filled(start), name=name)
 
-    async def _keep_filled(self) -> None:
+    async def _keep_filled(self, first: Callable[[], Awaitable[Supervised]]) -> None:
         """Runs until it is cancelled. A replica that is there is waited for first."""
+        start = first
         while True:
             replica: Supervised | None = None
             try:
-                replica = self.replica or await self._refill()
+                begin, start = start, self._refill
+                replica = self.replica or await begin()
                 await self._gone.wait()
                 await replica.wait_gone()
             except (ReplicaFailed, ClipperError) as error:
@@ -184,6 +190,10 @@ class Place:
     @property
     def _names(self) -> tuple[str, str]:
         return self._ward.spec.name, self._ward.spec.version
+
+    async def _refill_in_turn(self, turns: Turns) -> Supervised:
+        async with turns.take():
+            return await self._refill()
 
     async def _refill(self) -> Supervised:
         """Start a replica when it is time."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from clipper.workers.place import Place, Ward
+from clipper.workers.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +27,19 @@ class Places:
         """Places that are for nothing yet."""
         return [Place(self._ward) for _ in range(count)]
 
-    def serve(self, places: list[Place]) -> None:
+    def serve(self, places: list[Place], turns: Turns | None = None) -> None:
         """Let them be filled, and take batches."""
         self.serving += places
         for place in places:
-            place.keep()
+            place.keep(turns)
 
-    def accompany(self) -> None:
+    def accompany(self, turns: Turns | None = None) -> None:
         """Have the spares that go with places that serve."""
         if self.serving:
             places = self.new(self._ward.spec.spares - len(self.spares))
             self.spares += places
             for place in places:
-                place.keep()
+                place.keep(turns)
 
     def take(self, keep: int) -> list[Place]:
         """All but so many serving places, out of service: those that do not answer, then

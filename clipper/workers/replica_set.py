@@ -28,6 +28,7 @@ from clipper.workers.recycling import Recycler
 from clipper.workers.replica import Replica
 from clipper.workers.spec import Patience, ReplicaFailed, ReplicaStatistics, WorkerSpec
 from clipper.workers.supervised import LoadBlob, MakeReplica, Supervised
+from clipper.workers.turns import Turns
 
 __all__ = ["ReplicaSet", "Restarts", "SetStatistics", "State", "WorkerSpec"]
 
@@ -172,9 +173,10 @@ class ReplicaSet:
             await self.stop(0)
             raise
 
-    def restore(self, replicas: int) -> None:
-        """Start so many in the background, under supervision from the first moment."""
-        self._serve(self._places.new(replicas))
+    def restore(self, replicas: int, turns: Turns | None = None) -> None:
+        """Start so many in the background, under supervision from the first moment; in
+        turn, where others start as well."""
+        self._serve(self._places.new(replicas), turns)
 
     async def scale(self, replicas: int, drain_seconds: float = 10.0) -> None:
         """Have so many: more are started and awaited, the surplus finishes its batches.
@@ -222,10 +224,10 @@ class ReplicaSet:
         self._ward.crashes.reset()
         self._serve(places)
 
-    def _serve(self, places: list[Place]) -> None:
+    def _serve(self, places: list[Place], turns: Turns | None = None) -> None:
         """Let them take batches, with the spares and the recycling that go with them."""
-        self._places.serve(places)
-        self._places.accompany()
+        self._places.serve(places, turns)
+        self._places.accompany(turns)
         self._recycler.begin()
         self._changed()
 

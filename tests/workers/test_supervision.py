@@ -16,6 +16,7 @@ from clipper.values import FailureKind, Verdict
 from clipper.workers import recycling
 from clipper.workers.replica_set import ReplicaSet, Restarts, State
 from clipper.workers.spec import Patience
+from clipper.workers.turns import Turns
 
 from .puppets import Puppet
 from .stage import Stage
@@ -457,6 +458,20 @@ def test_after_poison_the_next_start_is_at_once_however_often() -> None:
         scene.dies()
         assert scene.set.live == 1 and scene.clock.now() < 0.1
     assert scene.set.statistics().restarts == 20
+    scene.stop()
+
+
+def test_what_is_restored_starts_in_turn_and_later_ones_do_not_wait() -> None:
+    scene = Scene(spares=1)
+    scene.troupe.seconds = 0.2
+    with scene.loop.running():
+        scene.set.restore(2, Turns(1))
+    scene.after(2.0)
+    assert scene.births == [pytest.approx(at, abs=0.02) for at in (0.0, 0.2, 0.4)]
+    scene.dies(0)
+    scene.dies(1)
+    scene.after(1.0)
+    assert scene.births[3:] == [pytest.approx(2.0, abs=0.02)] * 2
     scene.stop()
 
 

@@ -406,6 +406,25 @@ async def test_to_stop_ends_the_new_server_as_well(
             await restart
 
 
+async def begins_slowly(server: Served, directory: Path) -> int:
+    """Ask for a new server that takes its time to begin once the data are its own; its
+    process, when it has them."""
+    server.fault(
+        """
+        start = Server.start
+        async def slowly(self):
+            Path(os.environ["XDG_RUNTIME_DIR"], "starts").write_text(str(os.getpid()))
+            await asyncio.sleep(1.0)
+            await start(self)
+        Server.start = slowly
+        """
+    )
+    os.kill(server.pid, signal.SIGUSR2)
+    starts = directory / "starts"
+    await eventually(lambda: starts.exists() and starts.read_text())
+    return int(starts.read_text())
+
+
 @pytest.mark.fault("S2")
 @pytest.mark.fault("S3")
 async def test_to_stop_in_the_middle_ends_both(
@@ -415,22 +434,10 @@ async def test_to_stop_in_the_middle_ends_both(
     stop."""
     async with served(tmp_path, monkeypatch) as server:
         await begin(server)
-        server.fault(
-            """
-            start = Server.start
-            async def slowly(self):
-                Path(os.environ["XDG_RUNTIME_DIR"], "starts").write_text(str(os.getpid()))
-                await asyncio.sleep(1.0)
-                await start(self)
-            Server.start = slowly
-            """
-        )
-        os.kill(server.pid, signal.SIGUSR2)
-        starts = tmp_path / "starts"
-        await eventually(lambda: starts.exists() and starts.read_text())
+        successor = await begins_slowly(server, tmp_path)
         os.kill(server.pid, signal.SIGTERM)
         assert await asyncio.to_thread(server.exit_code) == 0
-        await server.gone(int(starts.read_text()))
+        await server.gone(successor)
         assert runtime.find(server.port) is None
         await server.process.no_workers()
         assert "Traceback" not in server.log()
@@ -590,21 +597,9 @@ async def test_the_new_server_goes_on_if_the_old_one_is_killed_after_it_let_go(
 ) -> None:
     async with served(tmp_path, monkeypatch) as server:
         await begin(server)
-        server.fault(
-            """
-            start = Server.start
-            async def slowly(self):
-                Path(os.environ["XDG_RUNTIME_DIR"], "starts").write_text(str(os.getpid()))
-                await asyncio.sleep(0.5)
-                await start(self)
-            Server.start = slowly
-            """
-        )
-        os.kill(server.pid, signal.SIGUSR2)
-        starts = tmp_path / "starts"
-        await eventually(lambda: starts.exists() and starts.read_text())
+        successor = await begins_slowly(server, tmp_path)
         server.process.kill()
-        server.pids.append(int(starts.read_text()))
+        server.pids.append(successor)
         await eventually(lambda: runtime.find(server.port) is not None)
         assert server.announced().pid == server.pid
         assert (await server.client.predict("inc", [1.0])).output == 2.0

@@ -156,6 +156,10 @@ GROUPS = {
             "store/test_writer.py",
         ),
     ),
+    "salvage": Group(
+        ("store/salvage.py",),
+        ("store/test_salvage.py", "store/test_damage.py"),
+    ),
 }
 
 # Mutants that no test can kill, by a pattern of the changed line, and why.

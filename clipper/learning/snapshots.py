@@ -38,7 +38,8 @@ class Snapshots:
     def begin_due(self, now: float) -> None:
         """Begin those that are due at this time of the monotonic clock. The next start
         folds about `snapshot_entries` entries at most, of all applications together: those
-        with most of them are due first."""
+        with most of them are due first. So is whoever has too many users that can only go
+        once they are kept."""
         settings = self._settings
         unsaved = [
             learner
@@ -50,6 +51,7 @@ class Snapshots:
             if learner.unsaved_since is None:
                 learner.unsaved_since = now
             due = now - learner.unsaved_since >= settings.snapshot_seconds
+            due = due or learner.users.crowded
             if due or entries >= settings.snapshot_entries:
                 entries -= learner.unsaved
                 if learner.application not in self.under_way:

@@ -107,6 +107,12 @@ class Users:
         if user.experience is None and not user.pins and self.holds(uid, user):
             del self._users[uid]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether half as many again as may be are in memory: the others must stay, most
+        of them until a snapshot."""
+        return len(self._users) > self._most * 3 // 2
+
     def trim(self) -> None:
         """Let go of those beyond the bound who need not stay: after a snapshot nearly
         nobody need."""

@@ -250,6 +250,29 @@ async def test_a_start_folds_so_many_entries_of_all_applications_together(
     assert not fake_loop.spawned
 
 
+async def test_a_snapshot_is_due_when_too_many_users_wait_for_one(
+    clock: ManualClock, fake_loop: FakeLoop
+) -> None:
+    chosen = LearningSettings(
+        snapshot_entries=1000, snapshot_seconds=1e6, users_in_memory=10
+    )
+    learning = fake_learning(clock, fake_loop, chosen)
+    learner = learning.begin(record_of())
+    learner.set_policy(1, PolicySettings("ucb1"))
+    for seq in range(1, 17):
+        event = events.Feedback(ARMS, {ARMS[0]: 1.0}, (ARMS[0],), 1.0, 1.0)
+        assert not fake_loop.spawned
+        entry = Entry(learner.application, None, f"u{seq}", 0.0, events.encode(event))
+        learning.log.append([entry], [], lambda *_: None)
+        learner.apply(seq, f"u{seq}", event)
+        learning.tick()
+    assert len(learner.users) == 16
+    await fake_loop.work()
+    assert len(learner.users) == 10 and learner.unsaved == 0
+    learning.tick()
+    assert not fake_loop.spawned
+
+
 async def test_what_is_learned_during_a_snapshot_is_for_the_next(slowly: Slowly) -> None:
     await do(slowly, ("give", "ann", 0, 1.0), ("settle",))
     await do(slowly, ("save",), ("give", "ann", 0, 1.0), ("settle",))

@@ -9,9 +9,10 @@ import msgspec
 from clipper.application import Application
 from clipper.engine import Engine
 from clipper.errors import ClipperError, InvalidInput, NotFound, Unavailable
-from clipper.frontend.decoding import Block, Decoder, Request
+from clipper.frontend.decoding import Block, Decoder
 from clipper.frontend.feedback_decoding import decode_feedback, no_parameters
 from clipper.frontend.gate import JSON, NPY
+from clipper.frontend.newest import Newest
 from clipper.frontend.schemas import ApplicationAnswer, HealthAnswer
 from clipper.frontend.update import Update, UpdateReceiver
 from clipper.inputs import InputType, Row
@@ -34,8 +35,8 @@ class QueryApi:
         self._engine = engine
         self._applications = engine.applications
         # All mutable state: a decoder for each application, made when it is first asked,
-        # and how many bodies they remember together.
-        self._remembered = 0
+        # and which bodies they remember together.
+        self._remembered = Newest(RECENT)
         self._decoders: dict[str, tuple[Application, Decoder]] = {}
 
     def predict(
@@ -60,7 +61,8 @@ class QueryApi:
         if request is None:
             request = decoder.decode(media, body, parameters)
             if again:
-                self._remember(decoder, body, request)
+                # what it said, under its exact bytes
+                self._remembered.add(decoder.recent, body, request)
         rows, subject, version, deadline_ms, cache = request
         # positional all the way: this is the hot path
         if type(rows) is Row:
@@ -99,15 +101,6 @@ class QueryApi:
             raise
         update = Update(len(items), single, receiver)
         return update.begin(self._engine.feedback[name], items)
-
-    def _remember(self, decoder: Decoder, body: bytes, request: Request) -> None:
-        """Keep what a body said under its exact bytes, for when it comes again."""
-        if self._remembered >= RECENT:
-            self._remembered = 0
-            for _, other in self._decoders.values():
-                other.recent.clear()
-        self._remembered += 1
-        decoder.recent[body] = request
 
     def _meet(self, name: str) -> tuple[Application, Decoder]:
         """Make the decoder of an application that is asked for the first time."""

@@ -22,6 +22,7 @@ from clipper.frontend.gate import (
     Gate,
     make_head,
 )
+from clipper.frontend.newest import Newest
 
 _ASK = re.compile(r"/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(predict|update)/?(?:\?([!-~]*))?")
 _GET = re.compile(r"/[A-Za-z0-9._/-]{0,80}")
@@ -53,8 +54,9 @@ class Heads:
         self._body_limit = body_limit
         # within this bound and MAX_HEADERS the other lane would take a head as well
         self._head_limit = min(head_limit, MAX_LINE)
-        # All mutable state: plans by the bytes of their heads.
+        # All mutable state: plans by the bytes of their heads, and which are the newest.
         self.plans: dict[bytes, Plan] = {}
+        self._newest = Newest(_REMEMBERED)
 
     def plan(self, head: bytes) -> Plan | None:
         """The plan for a complete head, or None for one that the hot lane leaves to
@@ -63,9 +65,7 @@ class Heads:
         if plan is None:
             plan = self._parse(head)
             if plan is not None and len(head) <= _REMEMBERED_SIZE:
-                if len(self.plans) >= _REMEMBERED:
-                    self.plans.clear()
-                self.plans[head] = plan
+                self._newest.add(self.plans, head, plan)
         return plan
 
     def _parse(self, raw: bytes) -> Plan | None:

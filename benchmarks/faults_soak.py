@@ -18,12 +18,13 @@ from benchmarks.process import ROOT
 from benchmarks.soak_load import BANDIT, ENSEMBLE, PLAIN
 
 REQUESTS = 5_000_000
-WARM = 1_000_000  # requests in which caches, tables of users and the allocator fill up
+# Requests in which all that is bounded fills up; what users know of versions that are gone
+# does so last, after as many deploys as they keep versions.
+WARM = 2_000_000
 REPORT = 100_000  # requests from one sample to the next
 SLOPE = 1.0  # MB per million requests
 SLOPE_SHORT = 2_000.0  # of a short run, which never gets warm
 RATE = 5_000.0  # requests per second, for a long run to take a quarter of an hour
-DEPLOYS = 5  # samples from one deploy to the next
 TOLERANCE = 2  # descriptors and tasks by which two counts may differ
 SLO_MICROS = 5_000_000
 MODELS = ("sum", "mean", "largest")
@@ -65,7 +66,7 @@ def run(run: FaultRun) -> None:
             for line in lines:
                 last = line
                 samples.append(sample(server, line["done"]))
-                if len(samples) % DEPLOYS == 0:
+                if len(samples) % run.pick(1, 5) == 0:
                     deploy(server, MODELS[0], len(samples))
                 if line["done"] % 1_000_000 == 0:
                     told = f"{samples[-1].resident / MB:.1f} MB, "

@@ -6,7 +6,7 @@ import pytest
 
 from clipper.guarding import EVERY, Guard
 from clipper.selection.canary import Canary
-from clipper.selection.policy import MOST_ARMS, Arm, Score, Total, Verdict
+from clipper.selection.policy import MOST_ARMS, MOST_LEFT, Arm, Score, Total, Verdict
 
 A, B = "a:1#1", "b:1#2"
 
@@ -51,6 +51,6 @@ def test_it_forgets_arms_of_long_ago() -> None:
         arm = f"b:{number}#{number}"
         guard.saw(arm, True, 0.01)
         guard.keep([A, arm])
-    assert len(guard._seen) == MOST_ARMS
+    assert len(guard._seen) == 2 + MOST_LEFT
     scores = guard.scores([A, arm, "b:0#0"], {})
     assert [score.queries for score in scores.values()] == [1, 1, 0]

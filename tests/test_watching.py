@@ -16,7 +16,7 @@ from clipper.learning import events
 from clipper.model import Model
 from clipper.records import PolicySettings
 from clipper.selection.canary import Canary
-from clipper.selection.policy import MOST_ARMS, Arm, Subject
+from clipper.selection.policy import MOST_ARMS, MOST_LEFT, Arm, Subject
 from clipper.values import FailureKind
 
 
@@ -242,7 +242,7 @@ async def test_shadows_of_long_ago_are_forgotten(shaded: Shaded) -> None:
         watch.follow([answering, arm], [arm])
         assert watch.comparison(arm) is not None
         assert watch.comparison(answering) is None
-    assert len(watch.comparisons) <= MOST_ARMS + 1
+    assert len(watch.comparisons) <= 3 + MOST_LEFT
     assert [*watch.comparisons][-1] == arm and "b:0#0" not in watch.comparisons
 
 

@@ -15,13 +15,13 @@ import numpy as np
 
 from clipper.errors import StoreError
 from clipper.selection.policy import (
-    MOST_ARMS,
     Arm,
     Observation,
     SelectionPolicy,
     State,
     Total,
 )
+from clipper.selection.totals import prune
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ class Experience:
         for arm, loss in losses.items():
             before = self.totals.pop(arm, _NOTHING)
             self.totals[arm] = Total(before.count + 1, before.loss + loss)  # newest last
-        while len(self.totals) > MOST_ARMS:
-            del self.totals[next(iter(self.totals))]
+        prune(self.totals, seen.arms)
 
     def pack(self) -> bytes:
         """Raises StoreError for a state of what cannot be kept."""

@@ -144,7 +144,7 @@ class Learner:
         elif isinstance(event, Halt):
             # beyond the bound the first ones go: a guard takes out again who is still there
             self.halted[event.arm] = event.reason
-            prune(self.halted, (event.arm,))
+            prune(self.halted, ())
         else:
             prior = crowd.Prior(event.rate, event.weights)
             self.population.adopt(self.policy)

@@ -30,8 +30,11 @@ Arm: TypeAlias = str
 # A policy's own; every other part of the program only hands it on.
 State: TypeAlias = Any
 
-# Statistics of arms beyond this many are dropped, oldest first, if they are not in use.
+# Statistics of arms that are not in use are dropped, oldest first, beyond MOST_LEFT more
+# than are in use, or MOST_ARMS where that is not known. Each user has some, and only a
+# version that comes back by a rollback needs them again.
 MOST_ARMS = 128
+MOST_LEFT = 8
 
 
 def make_arm(model: ModelId, generation: int) -> Arm:

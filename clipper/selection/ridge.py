@@ -19,6 +19,7 @@ import numpy.typing as npt
 from clipper.errors import InvalidInput
 from clipper.selection.policy import (
     MOST_ARMS,
+    MOST_LEFT,
     Arm,
     Observation,
     Options,
@@ -209,7 +210,10 @@ class Ridge:
         if not new:
             return
         spare = [arm for arm in pulls if arm not in in_use and arm not in arms]
-        surplus = max(0, len(pulls) + len(new) - self._most_arms)
+        most = self._most_arms
+        if in_use:
+            most = min(most, len(in_use) + MOST_LEFT)
+        surplus = max(0, len(pulls) + len(new) - most)
         gone = set(spare[:surplus])
         kept = [row for row, arm in enumerate(pulls) if arm not in gone]
         for arm in gone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from clipper.selection.policy import MOST_ARMS, Arm, Observation, Total
+from clipper.selection.policy import MOST_ARMS, MOST_LEFT, Arm, Observation, Total
 
 # Arm to [count, sum of losses]; the arm that was longest without feedback comes first.
 Totals: TypeAlias = dict[Arm, list[float]]
@@ -37,8 +37,9 @@ def add(totals: Totals, seen: Observation, discount: float = 1.0) -> None:
 
 
 def prune(table: dict[Arm, Any], arms: Collection[Arm]) -> None:
-    """Drop arms beyond MOST_ARMS from a table: the first of those that are not in use."""
-    surplus = len(table) - MOST_ARMS
+    """Drop arms from a table, the first of those that are not in use: what is more than
+    these and MOST_LEFT, or than MOST_ARMS where none is said to be in use."""
+    surplus = len(table) - (len(arms) + MOST_LEFT if arms else MOST_ARMS)
     if surplus > 0:
         for arm in [arm for arm in table if arm not in arms][:surplus]:
             del table[arm]

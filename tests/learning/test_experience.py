@@ -11,7 +11,13 @@ from clipper.errors import StoreError
 from clipper.learning import experience as module
 from clipper.learning.experience import Experience
 from clipper.records import PolicySettings
-from clipper.selection.policy import MOST_ARMS, Observation, SelectionPolicy, Total
+from clipper.selection.policy import (
+    MOST_ARMS,
+    MOST_LEFT,
+    Observation,
+    SelectionPolicy,
+    Total,
+)
 from clipper.selection.registry import make_policy
 
 ARMS = ("a:1#1", "b:1#2", "c:1#3")
@@ -133,7 +139,7 @@ def test_the_score_has_a_bound() -> None:
         arm = f"a:{seq}#{seq}"
         experience.observe(policy, Observation((arm,), {}, (arm,), 1.0, 1.0), seq)
         experience.observe(policy, Observation((), {"z:1#1": 0.0}), seq)
-    assert len(experience.totals) == MOST_ARMS
+    assert len(experience.totals) == 1 + MOST_LEFT
     assert list(experience.totals)[-1] == f"a:{3 * MOST_ARMS - 1}#{3 * MOST_ARMS - 1}"
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from clipper.selection.crowd import RATES, Prior
 from clipper.selection.policy import (
-    MOST_ARMS,
+    MOST_LEFT,
     Arm,
     Ensemble,
     Observation,
@@ -321,7 +321,7 @@ class PolicyContract:
             arm = newcomer if turn % 8 else ARMS[0]
             seen = self.choice(policy, arms, arm, float(turn % 2), 1 / 3, context)
             state = policy.observe(state, seen)
-        assert all(len(table) <= MOST_ARMS for table in tables(state))
+        assert all(len(table) <= 3 + MOST_LEFT for table in tables(state))
         assert used <= set().union(*tables(state))
         check_state(state)
 

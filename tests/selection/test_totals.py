@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipper.selection.policy import MOST_ARMS, Observation, Total
+from clipper.selection.policy import MOST_ARMS, MOST_LEFT, Observation, Total
 from clipper.selection.totals import Totals, add, begin, favour, prune, shrink
 
 from .contract import ARMS
@@ -27,10 +27,19 @@ def test_the_arms_longest_without_feedback_are_dropped_first() -> None:
     for index in range(MOST_ARMS):
         add(totals, Observation((), {f"m:{index}#1": 0.0}))
     add(totals, Observation((), {"m:0#1": 0.0}))
-    add(totals, Observation(("m:1#1",), {"new:1#1": 0.0}))
+    add(totals, Observation((), {"new:1#1": 0.0}))
     assert len(totals) == MOST_ARMS
-    assert "m:2#1" not in totals
-    assert {"m:0#1", "m:1#1", "new:1#1"} <= set(totals)
+    assert "m:1#1" not in totals
+    assert {"m:0#1", "m:2#1", "new:1#1"} <= set(totals)
+
+
+def test_where_it_is_known_which_are_in_use_few_others_stay() -> None:
+    totals: Totals = {}
+    for index in range(3 * MOST_LEFT):
+        add(totals, Observation(ARMS[:2], {f"m:{index}#1": 0.0}))
+        add(totals, Observation(ARMS[:2], {ARMS[0]: 0.0}))
+    left = [f"m:{index}#1" for index in range(2 * MOST_LEFT - 1, 3 * MOST_LEFT)]
+    assert list(totals) == [*left, ARMS[0]]
 
 
 def test_arms_in_use_are_never_dropped() -> None:
@@ -39,7 +48,7 @@ def test_arms_in_use_are_never_dropped() -> None:
     prune(table, arms)
     assert len(table) == MOST_ARMS + 5
     prune(table, arms[:3])
-    assert list(table) == arms[:3] + arms[8:]
+    assert list(table) == arms[:3] + arms[-MOST_LEFT:]
 
 
 def test_discounted_evidence_fades_away() -> None:

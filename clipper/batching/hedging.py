@@ -4,6 +4,10 @@ Dean and Barroso, "The Tail at Scale" (CACM 2013): ask a second replica once the
 taken longer than the 95th percentile; whoever is first answers, and a copy that was not
 sent yet is dropped. A budget keeps a model that is slow everywhere from being asked twice
 for everything.
+
+Only rows that are alone are asked for twice. A batch is late because its worker stalls, or
+because of one of its rows, and nobody can tell: a row that hangs would take the second
+worker as well, and whose it was would still have to be found out at the cost of a third.
 """
 
 from __future__ import annotations
@@ -40,22 +44,18 @@ class Hedging:
 
     def watch(self, loads: Iterable[ReplicaLoad], now: float) -> None:
         """Let the flights wait for a second replica that take too long by now, as far as
-        the budget goes. Never those of rows that ended a worker before: if it was theirs
-        to blame, they would end two more."""
+        the budget goes."""
         for load in loads:
             for flight in load.flights:
-                rows = flight.rows
-                if flight.hedged or _limit(flight) > now or rows > self._tokens:
-                    continue
-                if flight.suspicion is None:
-                    self._tokens -= rows
+                if self._tokens >= 1 and _may_be_copied(flight) and _limit(flight) <= now:
+                    self._tokens -= 1
                     flight.hedged = True
                     self.waiting.append(flight)
 
     def next_due(self, loads: Iterable[ReplicaLoad], now: float) -> float:
         """When the next flight will be overdue; infinity if none can be."""
         flights = (f for load in loads for f in load.flights)
-        limits = (_limit(f) for f in flights if not f.hedged and f.suspicion is None)
+        limits = (_limit(flight) for flight in flights if _may_be_copied(flight))
         return min((limit for limit in limits if limit > now), default=float("inf"))
 
     # -- parts in several flights ---------------------------------------------------------
@@ -71,6 +71,11 @@ class Hedging:
         if left > 1:
             self._copies[part] = left
         return left > 0
+
+
+def _may_be_copied(flight: Flight) -> bool:
+    """One row, which has not ended a worker before: if it did, it would end two more."""
+    return flight.rows == 1 and not flight.hedged and flight.suspicion is None
 
 
 def _limit(flight: Flight) -> float:

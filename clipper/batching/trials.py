@@ -61,7 +61,7 @@ class Trials:
             parts = [part for part in parts if part not in copied and not part.settled]
             if copied:
                 other = next((f for f in in_flight if not copied.isdisjoint(f.parts)), None)
-            if kind in DEADLY and other is not None and 1 in (flight.rows, other.rows):
+            if kind in DEADLY and other is not None:
                 for part in copied:  # if the other worker ends as well, it was alone once
                     part.attempts += 1
         recovery = recover(kind, parts, flight.rows, self._retry)

@@ -28,8 +28,8 @@ def rich(rows: int = 100) -> Hedging:
 
 def test_a_flight_is_overdue_a_little_after_its_answer_was_expected() -> None:
     load = known()
-    flight, hedging = send(load, 10), rich()
-    due = NOW + 0.02 + PATIENCE
+    flight, hedging = send(load, 1), rich()
+    due = NOW + 0.011 + PATIENCE
     assert hedging.next_due([load], NOW) == pytest.approx(due, abs=1e-6)
     hedging.watch([load], due - 0.0001)
     assert not hedging.waiting and not flight.hedged
@@ -39,7 +39,7 @@ def test_a_flight_is_overdue_a_little_after_its_answer_was_expected() -> None:
 
 def test_the_more_a_model_varies_the_longer_it_is_waited_for() -> None:
     load = ReplicaLoad(FakeReplica(), Known(noise=0.04))
-    send(load, 10)
+    send(load, 1)
     assert load.spread > 0.02
     due = load.flights[0].due + load.spread
     assert rich().next_due([load], NOW) == pytest.approx(due, abs=1e-6)
@@ -50,15 +50,18 @@ def test_the_more_a_model_varies_the_longer_it_is_waited_for() -> None:
 
 def test_the_next_due_is_the_earliest_that_is_still_to_come() -> None:
     first, second = known(), known()
-    send(first, 10)
-    send(first, 10)
-    send(second, 15)
+    send(first, 1)
+    send(second, 5)
+    send(second, 1)
+    send(first, 1)
+    send(first, 1)
     hedging, loads = rich(), [first, second]
-    for now, seconds in ((NOW, 0.02), (NOW + 0.0221, 0.025), (NOW + 0.03, 0.04)):
+    dues = [(NOW, 0.011), (NOW + 0.0131, 0.022), (NOW + 0.0241, 0.026), (NOW + 0.03, 0.033)]
+    for now, seconds in dues:
         assert hedging.next_due(loads, now) == at(seconds + PATIENCE)
     assert hedging.next_due(loads, LATE) == math.inf
-    second.flights[0].hedged = True
-    assert hedging.next_due(loads, NOW + 0.0221) == at(0.04 + PATIENCE)
+    second.flights[1].hedged = True
+    assert hedging.next_due(loads, NOW + 0.0241) == at(0.033 + PATIENCE)
 
 
 @pytest.mark.parametrize("controller", [Blind(), Fixed(1.0, 4)])
@@ -72,24 +75,32 @@ def test_where_nothing_is_known_nothing_is_overdue(controller: Blind | Fixed) ->
 
 def test_a_flight_is_hedged_once() -> None:
     load, hedging = known(), rich()
-    send(load, 10)
+    send(load, 1)
     for _ in range(3):
         hedging.watch([load], LATE)
     assert len(hedging.waiting) == 1
+
+
+def test_a_batch_of_several_rows_is_not_hedged() -> None:
+    load, hedging = known(), rich()
+    send(load, 2)
+    assert hedging.next_due([load], NOW) == math.inf
+    hedging.watch([load], LATE)
+    assert not hedging.waiting and not load.flights[0].hedged
 
 
 # -- the budget ------------------------------------------------------------------------
 
 
 def hedged(hedging: Hedging, batches: int, rows: int, cap: int) -> int:
-    """The rows hedged of so many batches of which each takes too long."""
-    before = len(hedging.waiting)
+    """The rows hedged after so many batches, with a row alone that takes too long beside
+    each."""
     for _ in range(batches):
         load = known()
         hedging.sent(rows, cap)
-        send(load, rows)
+        send(load, 1)
         hedging.watch([load], LATE)
-    return rows * (len(hedging.waiting) - before)
+    return len(hedging.waiting)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 20])
@@ -110,18 +121,10 @@ def test_no_more_than_two_large_batches_can_be_saved_up() -> None:
     hedging = Hedging()
     hedging.sent(10**9, 10)
     load = known()
-    flights = [send(load, 10) for _ in range(BURST + 3)]
+    flights = [send(load, 1) for _ in range(23)]
     hedging.watch([load], LATE)
     assert BURST == 2
-    assert [flight.hedged for flight in flights] == [True, True, False, False, False]
-
-
-def test_a_budget_too_small_for_a_batch_is_left_to_a_smaller_one() -> None:
-    hedging, large, small = rich(5), known(), known()
-    send(large, 6)
-    flight = send(small, 5)
-    hedging.watch([large, small], LATE)
-    assert list(hedging.waiting) == [flight]
+    assert [flight.hedged for flight in flights] == [True] * 20 + [False] * 3
 
 
 # -- copies ----------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_a_row_that_ends_both_is_poison(yard: Yard, told: list[Any]) -> None:
     assert told == [([0], OPEN), ([1], OPEN), ([0, 1], POISON)]
 
 
-def test_rows_that_end_both_together_are_tried_alone(yard: Yard, told: list[Any]) -> None:
+def test_a_batch_that_hangs_ends_two_workers_at_most(yard: Yard, told: list[Any]) -> None:
     yard.earn()
     yard.ready = yard.ready[:1]
     yard.loop.turn()
@@ -167,18 +167,17 @@ def test_rows_that_end_both_together_are_tried_alone(yard: Yard, told: list[Any]
     yard.ready = (*yard.ready, FakeReplica())
     yard.dispatcher.reopen()
     yard.loop.advance(1.0)
-    assert yard.with_replicas() == [[0.0, 1.0], [0.0, 1.0]]
+    assert yard.with_replicas() == [[0.0, 1.0], []]  # however late it is
     yard.broke(0, FailureKind.HUNG)
-    yard.broke(1, FailureKind.HUNG)
-    assert told == [([0], OPEN), ([1], OPEN)]
+    assert told == [([0], OPEN)]
     assert sorted(yard.with_replicas()) == [[0.0], [1.0]]
     yard.loop.advance(5.0)
     assert sorted(yard.with_replicas()) == [[0.0], [1.0]]  # suspects are never copied
     yard.broke(at := int(yard.with_replicas()[1] == [0.0]), FailureKind.HUNG)
-    assert told[2:] == [([at], OPEN), ([0, 1, at], POISON)]
+    assert told[1:] == [([at], OPEN), ([0, at], POISON)]
     yard.back(1 - at)
     assert isinstance(waiters[0].output, RowError) and waiters[1].output == b"1"
-    assert len(told) == 4
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize("first", [0, 1])

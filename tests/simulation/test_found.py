@@ -27,13 +27,13 @@ class Waiter:
 class Pair:
     """A dispatcher with two replicas."""
 
-    def __init__(self, clock: ManualClock, loop: FakeLoop) -> None:
+    def __init__(self, clock: ManualClock, loop: FakeLoop, most: int = 2) -> None:
         self.clock, self.loop = clock, loop
         self.first, self.second = FakeReplica(), FakeReplica()
         self.ready: tuple[FakeReplica, ...] = (self.first, self.second)
         self.dispatcher = Dispatcher(
             InputType.DOUBLES,
-            Fixed(1.0, 2),
+            Fixed(1.0, most),
             lambda: self.ready,
             clock=clock,
             call_soon=loop.call_soon,
@@ -70,7 +70,7 @@ def test_the_rest_of_a_copied_batch_is_not_blamed_for_what_was_copied(
 
 def copies_that_wait(pair: Pair) -> None:
     """Come to where both replicas are busy and late, and copies wait for them."""
-    for _ in range(200):  # until the budget is enough for a batch
+    for _ in range(200):  # until the budget is enough for a copy
         pair.job(1), pair.job(2)
         pair.turn()
         for replica in pair.ready:
@@ -87,7 +87,7 @@ def copies_that_wait(pair: Pair) -> None:
 def test_a_closed_dispatcher_keeps_no_flight_that_waited_for_a_copy(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:
-    pair = Pair(clock, fake_loop)
+    pair = Pair(clock, fake_loop, most=1)
     copies_that_wait(pair)
     for replica in pair.ready:
         replica.fail(FailureKind.HUNG)
@@ -100,7 +100,7 @@ def test_a_closed_dispatcher_keeps_no_flight_that_waited_for_a_copy(
 def test_a_last_replica_leaves_no_flight_that_waits_for_a_copy(
     clock: ManualClock, fake_loop: FakeLoop
 ) -> None:
-    pair = Pair(clock, fake_loop)
+    pair = Pair(clock, fake_loop, most=1)
     copies_that_wait(pair)
     pair.ready = (pair.first,)
     for replica in (pair.first, pair.second):

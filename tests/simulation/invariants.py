@@ -51,11 +51,11 @@ class Invariants:
     """Sees everything that is asked, sent and answered."""
 
     # State: what was found wrong; asks that are open; work of each model that is not
-    # settled; which rows were ever sent, how often each was begun, and how often there was
-    # a cause to begin it again; the largest cap of any controller; rows that were told, by
-    # application, and how each ended; of each model the rows sent once and in copies, and
-    # who goes first; whether work came in the present callback, perhaps amid a dispatch,
-    # and when some was last given up.
+    # settled; which rows were ever sent, how often each was begun, how often there was a
+    # cause to begin it again, and how many workers ended under it; the largest cap of any
+    # controller; rows that were told, by application, and how each ended; of each model the
+    # rows sent once and in copies, and who goes first; whether work came in the present
+    # callback, perhaps amid a dispatch, and when some was last given up.
 
     def __init__(self, world: World[Any]) -> None:
         self.world = world
@@ -66,6 +66,7 @@ class Invariants:
         self.sent_before: set[Any] = set()
         self.begun_times: Counter[Any] = Counter()
         self.excuses: Counter[Any] = Counter()
+        self.deaths: Counter[Any] = Counter()
         self.largest_cap = 1
         self.counted: Counter[Any] = Counter()
         self.asks = self.rows = self.batches = 0
@@ -231,6 +232,10 @@ class Invariants:
         parts: Sequence[Any] = flight.parts
         for part in parts:
             for key in self._rows(part):
+                if kind in DEADLY:
+                    self.deaths[key] += 1
+                    most = 1 + RETRIES
+                    self.expect(self.deaths[key] <= most, "a row ended a third worker")
                 if kind in (FailureKind.RAISED, FailureKind.WRONG_COUNT):
                     self.excuses[key] += 1
                 elif kind in DEADLY and self.excuses[("crash", key)] < RETRIES:

@@ -299,6 +299,10 @@ class Slice:
     def source(self) -> object:
         return self.block.source
 
+    @property
+    def row_bytes(self) -> int:
+        return self.block.row_bytes
+
     def split(self, rows: int) -> tuple[Slice, Slice]:
         """The first `rows` rows and the others, in place of this slice."""
         first = Slice(self.block, self.start, rows)

@@ -87,26 +87,43 @@ class JobQueue:
                 self.rows -= waiting_rows(work)
                 dropped.append(work)
                 continue
-            if type(work) is Job or type(work) is Slice:
+            part: Part
+            if type(work) is Job:
                 space -= len(work.payload)
-                if taken and (space < 0 or work.rows > room):
+                if taken and space < 0:
                     break
                 self._pop(work)
-                part: Part = work
+                part = work
             else:
-                assert type(work) is Block
-                fit = min(room, max(1, space // max(1, work.row_bytes)))
+                assert type(work) is Block or type(work) is Slice
                 if taken and space < work.row_bytes:
                     break
-                rest = work.rows - work.taken
-                part = work.cut(min(fit, rest))
+                part = self._cut(work, min(room, max(1, space // max(1, work.row_bytes))))
                 space -= len(part.payload)
-                if part.rows == rest:
-                    self._pop(work)
             self.rows -= part.rows
             room -= part.rows
             taken.append(part)
         return taken, dropped
+
+    def _cut(self, head: Block | Slice, limit: int) -> Slice:
+        """Up to `limit` rows of a piece of a block; the others keep its place."""
+        if type(head) is Block:
+            rest = head.rows - head.taken
+            part = head.cut(min(limit, rest))
+            if part.rows == rest:
+                self._pop(head)
+            return part
+        assert type(head) is Slice
+        if head.rows <= limit:
+            self._pop(head)
+            return head
+        part, others = head.split(limit)
+        if self._line and self._line[0] is head:
+            self._line[0] = others
+        else:
+            deadline, ticket, _ = self._heap[0]
+            self._heap[0] = (deadline, ticket, others)
+        return part
 
     def _take_line(self, taken: list[Part], room: int, max_bytes: int, now: float) -> int:
         """Take the jobs that head the line while nothing about them is unusual, which

@@ -300,14 +300,38 @@ def test_a_block_behind_a_job_waits_for_space() -> None:
     assert [len(p.payload) for p in take(queue, size=8)[0]] == [8]
 
 
-def test_a_slice_that_comes_back_is_not_cut_again() -> None:
+@pytest.mark.parametrize("before", [5.0, 9.0], ids=["in line", "out of order"])
+def test_a_slice_that_comes_back_is_cut_again_where_it_does_not_fit(before: float) -> None:
+    queue = JobQueue()
+    part = block(6, 5.0).cut(6)
+    part.attempts = 1
+    queue.push(job(before))
+    queue.push(part)
+    queue.push(job(5.0))
+    taken = [take(queue, limit=3)[0] for _ in range(3)]
+    assert [[p.rows for p in parts] for parts in taken] == (
+        [[1, 2], [3], [1, 1]] if before == 5.0 else [[3], [3], [1, 1]]
+    )
+    pieces = [p for parts in taken for p in parts if isinstance(p, Slice)]
+    assert [(p.start, p.attempts) for p in pieces] == (
+        [(0, 1), (2, 1), (5, 1)] if before == 5.0 else [(0, 1), (3, 1)]
+    )
+    assert queue.rows == 0
+
+
+def test_a_slice_that_fits_comes_out_as_it_was() -> None:
     queue = JobQueue()
     part = block(4, 5.0).cut(4)
-    queue.push(job(4.0))
     queue.push(part)
-    assert [p.rows for p in take(queue, limit=3)[0]] == [1]
-    assert take(queue, limit=3)[0] == [part]
-    assert queue.rows == 0
+    assert take(queue, limit=4)[0] == [part]
+
+
+def test_a_slice_is_cut_to_the_bytes_that_are_left() -> None:
+    queue = JobQueue()
+    queue.push(Block(b"x" * 12, 3, None, 5.0, Waiter()).cut(3))
+    assert [p.rows for p in take(queue, size=9)[0]] == [2]
+    queue.push(job(6.0, b"x"))
+    assert [p.rows for p in take(queue, size=1)[0]] == [1]
 
 
 # -- what nobody needs any more --------------------------------------------------------
@@ -370,6 +394,13 @@ def test_draining_takes_everything() -> None:
 # -- everything at once ----------------------------------------------------------------
 
 
+def name_of(work: Work | Slice) -> tuple[int, int]:
+    """What stays the same of a piece of work when rows at its head are taken."""
+    if isinstance(work, Slice):
+        return work.start + work.rows, id(work.block)
+    return -1, id(work)
+
+
 class Life(RuleBasedStateMachine):
     """Work goes in and comes out in any way that the dispatcher knows."""
 
@@ -378,7 +409,9 @@ class Life(RuleBasedStateMachine):
         self.queue = JobQueue()
         self.now = 0.0
         self.all: list[Job | Block] = []
-        self.waiting: dict[int, tuple[Work, int]] = {}  # by id: what waits, and its rows
+        self.waiting: dict[
+            tuple[int, int], tuple[Work, int]
+        ] = {}  # by its name: what waits, its rows
         self.flying: list[Job | Slice] = []
         self.waiters: list[tuple[Waiter, Job | Block]] = []
         self.times: dict[int, float] = {}  # deadlines of those who wait for jobs, by id
@@ -387,7 +420,7 @@ class Life(RuleBasedStateMachine):
 
     def enter(self, work: Work) -> None:
         self.queue.push(work)
-        self.waiting[id(work)] = (work, work.rows)
+        self.waiting[name_of(work)] = (work, work.rows)
 
     def alive(self, work: Work) -> bool:
         return work.wanted and work.expires > self.now
@@ -442,9 +475,9 @@ class Life(RuleBasedStateMachine):
         assert bool(taken) == bool(expected)
         for part in taken:
             self.account(part)
-        if len(taken) > 1:
-            assert sum(part.rows for part in taken) <= limit
-            assert sum(len(part.payload) for part in taken) <= size
+        rows = sum(part.rows for part in taken)
+        assert rows <= limit
+        assert rows <= 1 or sum(len(part.payload) for part in taken) <= size
         deadlines = [part.deadline for part in taken]
         assert deadlines == sorted(deadlines)
         left = [w.deadline for w, _ in self.waiting.values() if self.alive(w)]
@@ -471,16 +504,24 @@ class Life(RuleBasedStateMachine):
 
     def account(self, part: Job | Slice) -> None:
         assert self.alive(part)
-        source = part if id(part) in self.waiting else part.block
-        work, rows = self.waiting.pop(id(source))
+        name = name_of(part)
+        if name not in self.waiting:
+            assert isinstance(part, Slice)
+            cut = [
+                (end, block)
+                for (end, block), (_, rows) in self.waiting.items()
+                if block == id(part.block) and end - rows == part.start
+            ]
+            name = cut[0] if cut else (-1, id(part.block))
+        work, rows = self.waiting.pop(name)
         if rows > part.rows:
-            self.waiting[id(source)] = (work, rows - part.rows)
+            self.waiting[name] = (work, rows - part.rows)
         self.flying.append(part)
 
     def drop(self, dropped: list[Work]) -> None:
         for work in dropped:
             assert not self.alive(work)
-            del self.waiting[id(work)]
+            del self.waiting[name_of(work)]
             work.fail(EXPIRED)
 
     @rule()

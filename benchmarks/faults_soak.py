@@ -66,7 +66,7 @@ def run(run: FaultRun) -> None:
             for line in lines:
                 last = line
                 samples.append(sample(server, line["done"]))
-                if len(samples) % run.pick(1, 5) == 0:
+                if len(samples) % run.pick(2, 5) == 0:
                     deploy(server, MODELS[0], len(samples))
                 if line["done"] % 1_000_000 == 0:
                     told = f"{samples[-1].resident / MB:.1f} MB, "

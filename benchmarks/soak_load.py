@@ -25,7 +25,7 @@ from benchmarks.load import JSON, LoadError, make_request, parse_answer
 
 CONNECTIONS = 64
 CACHED = 64  # bodies that come again and again
-USERS = 10_000
+USERS = 4_000
 MOST_IDS = 5_000  # answers that feedback may yet be given on
 
 # Applications of faults_soak.py: one model, several under a bandit, all of an ensemble.

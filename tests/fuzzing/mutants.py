@@ -75,7 +75,12 @@ GROUPS = {
     ),
     "replica": Group(
         ("workers/replica.py",),
-        ("workers/test_replica.py", "workers/test_faults.py"),
+        (
+            "workers/test_replica.py",
+            "workers/test_replica_rules.py",
+            "workers/test_replica_start.py",
+            "workers/test_faults.py",
+        ),
     ),
     "policies": Group(
         (

@@ -190,6 +190,10 @@ EQUIVALENT: dict[str, str] = {
     r"_last_chunk \+= 2": "numbers of chunks rise, and need not be close",
     r"decode\(\"ASCII\"\)": "the same codec",
     r"token_hex\(None\)": "the same number of bytes",
+    r"record_example\(batch\.seconds, \)": "the rows were recorded the line before",
+    r"_end\(None, FailureKind\.HUNG": "it has failed by then, and stays so",
+    r"_due >= .* \+ self\._hang\.floor": "a short cut: no limit is below the floor",
+    r"_due > .* - self\._hang\.floor": "a short cut: no limit is below the floor",
 }
 
 _CONFIGURATION = """

@@ -7,20 +7,20 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from benchmarks.command import progress
 from benchmarks.faults_run import FaultRun
-from benchmarks.faults_server import FaultServer
+from benchmarks.faults_server import FaultServer, wait_for
 from benchmarks.load import LoadError
 from benchmarks.process import ROOT
 from benchmarks.soak_load import BANDIT, ENSEMBLE, PLAIN
 
-REQUESTS = 5_000_000
+REQUESTS = 8_000_000  # of which five after the warm part
 # Requests in which all that is bounded fills up; what users know of versions that are gone
 # does so last, after as many deploys as they keep versions.
-WARM = 2_000_000
+WARM = 3_000_000
 REPORT = 100_000  # requests from one sample to the next
 SLOPE = 1.0  # MB per million requests
 SLOPE_SHORT = 2_000.0  # of a short run, which never gets warm
@@ -72,6 +72,8 @@ def run(run: FaultRun) -> None:
                     told = f"{samples[-1].resident / MB:.1f} MB, "
                     told += f"{line['done'] / line['seconds']:,.0f} requests/s"
                     progress(f"soak: {line['done']:,}: {told}")
+        with suppress(LoadError):  # the last version may be on its way out
+            wait_for("workers", lambda: len(server.workers()) <= workers)
         left = len(server.workers()) - workers
         zombies = server.zombies()
     if not last:

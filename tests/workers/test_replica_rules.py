@@ -326,6 +326,20 @@ async def test_a_stop_waits_no_longer_than_it_was_told() -> None:
     assert process.did == [("stop", 0.5), "abort", "kill"]
 
 
+async def test_a_stop_waits_for_nothing_where_there_is_nothing_to_wait_for() -> None:
+    for batches, seconds in ((0, 60.0), (1, 0.0)):
+        booth = Booth()
+        process = await booth.open()
+        process.gate = asyncio.Event()
+        for _ in range(batches):
+            booth.send()
+        stop = asyncio.create_task(booth.replica.stop(seconds))
+        await asyncio.sleep(0)
+        assert process.did == [("stop", 0.5)]
+        process.gate.set()
+        await stop
+
+
 async def test_a_worker_that_dies_as_it_stops_was_stopped() -> None:
     booth = Booth()
     process = await booth.open()

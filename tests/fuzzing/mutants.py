@@ -191,6 +191,7 @@ EQUIVALENT: dict[str, str] = {
     r"decode\(\"ASCII\"\)": "the same codec",
     r"token_hex\(None\)": "the same number of bytes",
     r"record_example\(batch\.seconds, \)": "the rows were recorded the line before",
+    r"\+ {8}self\._timer = \"\"": "nothing looks at it once all is settled",
     r"_end\(None, FailureKind\.HUNG": "it has failed by then, and stays so",
     r"_due >= .* \+ self\._hang\.floor": "a short cut: no limit is below the floor",
     r"_due > .* - self\._hang\.floor": "a short cut: no limit is below the floor",

@@ -11,7 +11,7 @@ from clipper.values import RowError
 from clipper.workers import wire
 from clipper.workers.spec import Patience, ReplicaFailed, ReplicaState
 
-from .marionette import BLOB, HELLO, Booth, turns
+from .marionette import BLOB, HELLO, Booth, Marionette, turns
 
 LOADED = wire.Loaded(0.25)
 DIED = "the model's worker process died"
@@ -71,6 +71,21 @@ async def test_a_start_needs_nobody_to_report_to() -> None:
     booth.process.answer(b"1")
     await task
     assert booth.replica.room
+
+
+async def test_a_worker_may_speak_before_it_is_connected() -> None:
+    class Hasty(Marionette):
+        async def connect(self, protocol: Any) -> Marionette:
+            await super().connect(protocol)
+            self.say(HELLO)
+            return self
+
+    booth = Booth(make_process=Hasty)
+    task = await booth.begin()
+    assert booth.given == ["loading"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_no_process() -> None:

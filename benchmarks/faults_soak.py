@@ -25,7 +25,7 @@ REPORT = 100_000  # requests from one sample to the next
 SLOPE = 1.0  # MB per million requests
 SLOPE_SHORT = 2_000.0  # of a short run, which never gets warm
 RATE = 5_000.0  # requests per second, for a long run to take a quarter of an hour
-TOLERANCE = 2  # descriptors and tasks by which two counts may differ
+TOLERANCE = 2  # descriptors and tasks that may be left: of the store, opened when needed
 SLO_MICROS = 5_000_000
 MODELS = ("sum", "mean", "largest")
 MB = 1e6
@@ -61,7 +61,7 @@ def run(run: FaultRun) -> None:
     last: dict[str, Any] = {}
     with FaultServer(scratch, arguments=["--config", str(settings)]) as server:
         register(server)
-        workers = len(server.workers())
+        workers, before = len(server.workers()), sample(server, 0)
         with soaking(server, requests, report, run.seed) as lines:
             for line in lines:
                 last = line
@@ -74,6 +74,7 @@ def run(run: FaultRun) -> None:
                     progress(f"soak: {line['done']:,}: {told}")
         with suppress(LoadError):  # the last version may be on its way out
             wait_for("workers", lambda: len(server.workers()) <= workers)
+        after = resting(server, before)
         left = len(server.workers()) - workers
         zombies = server.zombies()
     if not last:
@@ -83,7 +84,8 @@ def run(run: FaultRun) -> None:
     run.found(part, row, done, "answers that are not what they should be", "<=", 0, odd)
     for what, times in list(last["odd"].items())[:5]:
         run.note(f"soak: {times} x {what}")
-    judge(run, done, warm)
+    judge_memory(run, done, warm)
+    judge_rest(run, done, before, after)
     run.found(part, row, done, "workers more than before", "<=", 0, left)
     run.found(part, row, done, "zombies left", "<=", 0, zombies)
     rate = last["done"] / last["seconds"]
@@ -95,14 +97,12 @@ def run(run: FaultRun) -> None:
     run.series[f"{part}: tasks"] = [each.tasks for each in samples]
 
 
-def judge(run: FaultRun, done: str, warm: Sequence[Sample]) -> None:
-    """The slope of memory, and what should be at the end as it was after the warm part."""
-    part, row = "soak", "M1"
+def judge_memory(run: FaultRun, done: str, warm: Sequence[Sample]) -> None:
     found = slope(warm)
     first, last = (each.resident / MB for each in (warm[0], warm[-1]))
     run.found(
-        part,
-        row,
+        "soak",
+        "M1",
         done,
         "memory, MB per million requests",
         "<=",
@@ -111,14 +111,31 @@ def judge(run: FaultRun, done: str, warm: Sequence[Sample]) -> None:
         beside=f"{first:.1f} MB to {last:.1f} MB",
         form="{:.2f}",
     )
-    quarter = max(1, len(warm) // 4)
+
+
+def judge_rest(run: FaultRun, done: str, before: Sample, after: Sample) -> None:
+    """Descriptors and tasks come and go with the work of the moment; what leaked is there
+    when it is over."""
     for what in ("descriptors", "tasks"):
-        # the fewest: some come and go with the work of the moment, what leaks stays
-        before = min(getattr(each, what) for each in warm[:quarter])
-        after = min(getattr(each, what) for each in warm[-quarter:])
-        beside = f"{before:.0f} then, {after:.0f} at the end"
-        text = f"{what} more than after the warm part"
-        run.found(part, row, done, text, "<=", TOLERANCE, after - before, beside=beside)
+        then, now = getattr(before, what), getattr(after, what)
+        beside = f"{then:.0f} before, {now:.0f} after"
+        text = f"{what} at rest, more than before"
+        run.found("soak", "M1", done, text, "<=", TOLERANCE, now - then, beside=beside)
+
+
+def resting(server: FaultServer, before: Sample) -> Sample:
+    """What is there once the work is over, some of which may be on its way out."""
+
+    def is_over() -> bool:
+        now = sample(server, 0)
+        return (
+            now.descriptors <= before.descriptors + TOLERANCE
+            and now.tasks <= before.tasks + TOLERANCE
+        )
+
+    with suppress(LoadError):
+        wait_for("rest", is_over)
+    return sample(server, 0)
 
 
 def slope(samples: Sequence[Sample]) -> float:

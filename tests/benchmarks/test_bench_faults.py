@@ -19,7 +19,7 @@ from benchmarks.faults_operations import Change, Timeline
 from benchmarks.faults_run import FaultRun
 from benchmarks.faults_server import LogWatch
 from benchmarks.faults_server_kills import _entries
-from benchmarks.faults_soak import Sample, judge, slope
+from benchmarks.faults_soak import Sample, judge_memory, judge_rest, slope
 from benchmarks.process import ROOT
 from benchmarks.soak_load import Mix
 from clipper.learning import events
@@ -109,16 +109,21 @@ def test_what_may_grow_in_a_soak(tmp_path: Path) -> None:
     samples = [Sample(n * 100_000, n * 90_000 + 10**8, 50, 7.0) for n in range(40)]
     assert slope(samples) == pytest.approx(0.9)
     run = make_run(tmp_path)
-    judge(run, "a soak", samples)
-    assert [finding.goal.verdict for finding in run.findings] == ["met"] * 3
-    leaking = [each._replace(descriptors=each.requests // 100_000) for each in samples]
-    judge(run, "a soak", leaking)
-    assert [each.goal.text for each in run.missed] == [
-        "descriptors more than after the warm part"
-    ]
+    judge_memory(run, "a soak", samples)
+    assert [finding.goal.verdict for finding in run.findings] == ["met"]
     doubled = [each._replace(resident=2 * each.resident) for each in samples]
-    judge(run, "a soak", doubled)
-    assert run.missed[-1].goal.text == "memory, MB per million requests"
+    judge_memory(run, "a soak", doubled)
+    assert [each.goal.text for each in run.missed] == ["memory, MB per million requests"]
+
+
+def test_what_may_be_left_of_a_soak(tmp_path: Path) -> None:
+    run, before = make_run(tmp_path), Sample(0, 10**8, 50, 7.0)
+    judge_rest(run, "a soak", before, before._replace(descriptors=52, tasks=5.0))
+    assert [finding.goal.verdict for finding in run.findings] == ["met"] * 2
+    judge_rest(run, "a soak", before, before._replace(descriptors=53, tasks=9.0))
+    assert [each.goal.text for each in run.missed] == [
+        "descriptors at rest, more than before"
+    ]
 
 
 def test_a_mix_judges_answers_and_gives_feedback_on_them() -> None:

@@ -516,8 +516,10 @@ def test_a_deploy_that_breaks_off(clipper: Clipper, server: FakeServer) -> None:
         clipper.deploy_predict_function("m", 1, total, "doubles")
 
 
-def batching_of(batching: Any, max_batch_size: int | None = None) -> dict[str, Any]:
-    manifest = make_manifest(
+def manifest_of(
+    batching: Any = "aimd", max_batch_size: int | None = None, **later: int | None
+) -> dict[str, Any]:
+    return make_manifest(
         "m",
         1,
         "ints",
@@ -529,8 +531,19 @@ def batching_of(batching: Any, max_batch_size: int | None = None) -> dict[str, A
         retry=True,
         environment=None,
         memory_limit=None,
+        **later,  # type: ignore[arg-type]
     )
-    return dict(manifest["batching"])
+
+
+def batching_of(batching: Any, max_batch_size: int | None = None) -> dict[str, Any]:
+    return dict(manifest_of(batching, max_batch_size)["batching"])
+
+
+def test_servers_of_before_are_not_told_of_options_that_are_not_used() -> None:
+    later = {"spares", "recycle_after", "recycle_memory"}
+    assert not later & manifest_of(spares=0).keys()
+    told = manifest_of(spares=1, recycle_after=2, recycle_memory=3)
+    assert [told[name] for name in sorted(later)] == [2, 3, 1]
 
 
 def test_batching_by_name_settings_or_record() -> None:

@@ -71,7 +71,13 @@ def make_manifest(
     recycle_after: int | None = None,
     recycle_memory: int | None = None,
 ) -> dict[str, Any]:
-    """What the server is told about a function, but for the packaging."""
+    """What the server is told about a function, but for the packaging. Options that came
+    with a later version are named where they are used: servers of before take the rest."""
+    later = {
+        "spares": spares or None,
+        "recycle_after": recycle_after,
+        "recycle_memory": recycle_memory,
+    }
     return {
         "model_name": check_name("the model's name", name),
         "model_version": check_name("the version", version),
@@ -83,7 +89,5 @@ def make_manifest(
         "example": example,
         "environment": {key: str(value) for key, value in (environment or {}).items()},
         "memory_limit": memory_limit,
-        "spares": spares,
-        "recycle_after": recycle_after,
-        "recycle_memory": recycle_memory,
+        **{name: value for name, value in later.items() if value is not None},
     }

@@ -39,7 +39,7 @@ class Guard:
         self.halting: set[Arm] = set()
 
     def keep(self, arms: Collection[Arm]) -> None:
-        """Forget the oldest arms that are not among these beyond MOST_LEFT."""
+        """Forget the oldest arms that are not among these, if they are too many."""
         prune(self._seen, arms)
 
     def saw(self, arm: Arm, failed: bool, seconds: float) -> bool:

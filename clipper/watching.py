@@ -38,7 +38,7 @@ class Watch:
         self._halted = halted
         # All mutable state: the policy it is for, the candidates, which of them are
         # shadows, and the two above. What was seen of former candidates is kept for when
-        # they return, of MOST_LEFT arms more than there are.
+        # they return, within bounds.
         self._policy: SelectionPolicy | None = None
         self._arms: tuple[Arm, ...] = ()
         self._shadows: frozenset[Arm] = frozenset()

@@ -30,9 +30,9 @@ Arm: TypeAlias = str
 # A policy's own; every other part of the program only hands it on.
 State: TypeAlias = Any
 
-# Statistics of arms that are not in use are dropped, oldest first, beyond MOST_LEFT more
-# than are in use, or MOST_ARMS where that is not known. Each user has some, and only a
-# version that comes back by a rollback needs them again.
+# Statistics of arms that are not in use are dropped, oldest first: of other versions of
+# models that are in use beyond MOST_LEFT, which only a rollback needs again and each user
+# has, and of all beyond MOST_ARMS. A model that is out of use may only be out of order.
 MOST_ARMS = 128
 MOST_LEFT = 8
 

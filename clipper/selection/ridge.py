@@ -19,7 +19,6 @@ import numpy.typing as npt
 from clipper.errors import InvalidInput
 from clipper.selection.policy import (
     MOST_ARMS,
-    MOST_LEFT,
     Arm,
     Observation,
     Options,
@@ -27,6 +26,7 @@ from clipper.selection.policy import (
     State,
     Total,
 )
+from clipper.selection.totals import superfluous
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 
@@ -209,12 +209,8 @@ class Ridge:
         new = [arm for arm in dict.fromkeys(arms) if arm not in pulls]
         if not new:
             return
-        spare = [arm for arm in pulls if arm not in in_use and arm not in arms]
-        most = self._most_arms
-        if in_use:
-            most = min(most, len(in_use) + MOST_LEFT)
-        surplus = max(0, len(pulls) + len(new) - most)
-        gone = set(spare[:surplus])
+        most = max(0, self._most_arms - len(new))
+        gone = set(superfluous(pulls, {*in_use, *arms}, most))
         kept = [row for row, arm in enumerate(pulls) if arm not in gone]
         for arm in gone:
             del pulls[arm]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from clipper.selection.policy import MOST_ARMS, MOST_LEFT, Arm, Observation, Total
+from clipper.selection.policy import (
+    MOST_ARMS,
+    MOST_LEFT,
+    Arm,
+    Observation,
+    Total,
+    model_of,
+)
 
 # Arm to [count, sum of losses]; the arm that was longest without feedback comes first.
 Totals: TypeAlias = dict[Arm, list[float]]
@@ -37,12 +44,25 @@ def add(totals: Totals, seen: Observation, discount: float = 1.0) -> None:
 
 
 def prune(table: dict[Arm, Any], arms: Collection[Arm]) -> None:
-    """Drop arms from a table, the first of those that are not in use: what is more than
-    these and MOST_LEFT, or than MOST_ARMS where none is said to be in use."""
-    surplus = len(table) - (len(arms) + MOST_LEFT if arms else MOST_ARMS)
-    if surplus > 0:
-        for arm in [arm for arm in table if arm not in arms][:surplus]:
+    """Drop arms from a table that are too many beside those in use."""
+    if len(table) > len(arms) + MOST_LEFT:
+        for arm in superfluous(table, arms):
             del table[arm]
+
+
+def superfluous(
+    table: Collection[Arm], arms: Collection[Arm], most: int = MOST_ARMS
+) -> list[Arm]:
+    """Those of a table's arms, oldest first, that are too many beside the `arms` in use:
+    other versions of their models beyond MOST_LEFT, and of all beyond `most`."""
+    models = {model_of(arm).name for arm in arms}
+    left = [arm for arm in table if arm not in arms]
+    replaced = [arm for arm in left if model_of(arm).name in models]
+    gone = replaced[: max(0, len(replaced) - MOST_LEFT)]
+    surplus = len(table) - len(gone) - most
+    if surplus > 0:
+        gone += [arm for arm in left if arm not in gone][:surplus]
+    return gone
 
 
 def shrink(population: Totals, own: Totals, prior: float) -> Totals:

@@ -316,7 +316,7 @@ class PolicyContract:
         state = policy.observe(state, seen)
         used = set().union(*tables(state))
         for turn in range(2000):
-            newcomer = f"m{turn}:1#1"
+            newcomer = f"m:{turn}#1"
             arms = (*ARMS[:2], newcomer)
             arm = newcomer if turn % 8 else ARMS[0]
             seen = self.choice(policy, arms, arm, float(turn % 2), 1 / 3, context)

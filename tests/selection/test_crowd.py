@@ -197,7 +197,7 @@ def test_its_memory_is_bounded_and_arms_in_use_stay() -> None:
     for number in range(20):
         town.live(f"u{number}", A, 3)
     for turn in range(500):
-        town.arms = (A, B, f"m{turn}:1#1")
+        town.arms = (A, B, f"m:{turn}#1")
         town.live(f"u{turn % 20}", A, 1)
         assert len(town.crowd._suits) <= len(town.arms) + MOST_LEFT
     assert {A, B} <= town.crowd._suits.keys()

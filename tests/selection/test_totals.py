@@ -33,13 +33,23 @@ def test_the_arms_longest_without_feedback_are_dropped_first() -> None:
     assert {"m:0#1", "m:2#1", "new:1#1"} <= set(totals)
 
 
-def test_where_it_is_known_which_are_in_use_few_others_stay() -> None:
+def test_of_a_model_in_use_few_other_versions_stay() -> None:
     totals: Totals = {}
     for index in range(3 * MOST_LEFT):
-        add(totals, Observation(ARMS[:2], {f"m:{index}#1": 0.0}))
-        add(totals, Observation(ARMS[:2], {ARMS[0]: 0.0}))
+        arms = ("a:1#1", f"m:{index}#1")
+        add(totals, Observation(arms, {arms[1]: 0.0}))
+        add(totals, Observation(arms, {arms[0]: 0.0}))
     left = [f"m:{index}#1" for index in range(2 * MOST_LEFT - 1, 3 * MOST_LEFT)]
-    assert list(totals) == [*left, ARMS[0]]
+    assert list(totals) == [*left, "a:1#1"]
+
+
+def test_models_that_are_out_of_use_keep_what_was_learned() -> None:
+    """After a start their workers come one by one, and feedback does not wait."""
+    arms = tuple(f"m{index}:1#1" for index in range(5 * MOST_LEFT))
+    totals: Totals = {}
+    add(totals, Observation(arms, dict.fromkeys(arms, 0.5)))
+    add(totals, Observation(arms[:1], {arms[0]: 0.5}))
+    assert set(totals) == set(arms)
 
 
 def test_arms_in_use_are_never_dropped() -> None:
@@ -49,6 +59,10 @@ def test_arms_in_use_are_never_dropped() -> None:
     assert len(table) == MOST_ARMS + 5
     prune(table, arms[:3])
     assert list(table) == arms[:3] + arms[-MOST_LEFT:]
+    others = {f"n{index}:1#1": 0 for index in range(MOST_ARMS)}
+    prune(table := {**others, **table}, arms[:3])
+    assert len(table) == MOST_ARMS and set(arms[:3]) <= set(table)
+    assert next(iter(table)) == f"n{3 + MOST_LEFT}:1#1"
 
 
 def test_discounted_evidence_fades_away() -> None:

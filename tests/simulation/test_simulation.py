@@ -13,7 +13,7 @@ from .invariants import Invariants
 from .scenario import random_scenario
 from .world import World
 
-SEEDS = 2000
+SEEDS = 1000
 PER_TEST = 100
 MANY = 100_000
 

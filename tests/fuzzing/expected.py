@@ -143,16 +143,17 @@ class Expected:
     # -- queries ------------------------------------------------------------------------
 
     def outputs(self, name: str) -> list[str]:
-        """What may answer an application's query: each model's current version, in
-        order, if it runs."""
-        found = []
-        for model in self.applications[name].models:
-            version = self.current.get(model)
-            if version is not None:
-                known = self.versions[model, version]
-                if known.function and known.replicas:
-                    found.append(f"{model}:{version}")
-        return found
+        """What may answer an application's query: the current version of each model if it
+        runs; where nothing is chosen that of the first, and no other in its place."""
+        application = self.applications[name]
+        current = [(m, self.current[m]) for m in application.models if m in self.current]
+        if application.policy == "static":
+            current = current[:1]
+        return [
+            f"{model}:{version}"
+            for model, version in current
+            if (known := self.versions[model, version]).function and known.replicas
+        ]
 
     def update(self, name: str, given: Given, reward: float) -> int:
         """Feedback on a query: known already is as good as new."""

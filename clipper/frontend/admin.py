@@ -29,6 +29,7 @@ from clipper.frontend.original import (
     Policy,
     policy_settings,
 )
+from clipper.frontend.schemas import KnownUid
 from clipper.frontend.schemas import NamedVersion as Version
 from clipper.frontend.web import json_response, middleware
 from clipper.model import Model
@@ -59,7 +60,7 @@ class SetPolicy(msgspec.Struct, forbid_unknown_fields=True):
 
 class ForgetUser(msgspec.Struct, forbid_unknown_fields=True):
     app_name: str
-    uid: int | str
+    uid: KnownUid
 
 
 class Drain(msgspec.Struct, forbid_unknown_fields=True):

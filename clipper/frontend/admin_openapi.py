@@ -262,6 +262,7 @@ def _deploy(upload: type[Any]) -> Json:
             },
         },
         "required": ["manifest", "function"],
+        "additionalProperties": False,
     }
     encoding = {"manifest": {"contentType": JSON}}
     return {

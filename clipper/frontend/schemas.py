@@ -15,11 +15,10 @@ from clipper.inputs import SPELLINGS, InputType
 from clipper.registration import MAX_CANDIDATES, MAX_TEXT, RESERVED
 from clipper.values import NAME
 
-Uid = (
-    Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-    | Annotated[str, Meta(max_length=256)]
-    | None
+KnownUid = (
+    Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[str, Meta(max_length=256)]
 )
+Uid = KnownUid | None
 
 
 def described(**schema: Any) -> Meta:

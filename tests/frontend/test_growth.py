@@ -43,6 +43,7 @@ BOUNDED = {
     "Subject": "contexts of the decisions above, and of the bodies below",
     "PredictionCache": "Settings.cache_bytes (cache.py)",
     "Lane": "4,096 heads (frontend/heads.py)",
+    "Newest": "which heads and bodies these are (frontend/newest.py)",
     "Decoder": "8,192 bodies together (frontend/api.py)",
     "LatencyModel": "256 batches of each replica (batching/latency.py)",
     "HangRule": "some batches of each replica (workers/hang.py)",

@@ -19,7 +19,7 @@ from clipper.batching.job import Part
 from clipper.batching.load import Flight, ReplicaLoad
 
 BUDGET = 0.03  # rows evaluated twice, of all rows
-BURST = 2  # batches of the largest size that may be saved up
+BURST = 2  # times the rows of the largest batch that may be saved up
 PATIENCE = 0.002  # seconds over the expected time before anything is hedged
 
 

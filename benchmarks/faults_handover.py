@@ -16,7 +16,7 @@ from benchmarks.faults_server import FaultServer, LogWatch
 
 RATE = 500.0  # requests per second
 LEAST = 50_000
-PAUSE = 4.0  # seconds from one hand-over to the next, at least
+PAUSES = (4.0, 1.5)  # seconds from one hand-over to the next, at least; in a short run
 SLO_MICROS = 2_000_000
 
 
@@ -34,7 +34,8 @@ def is_right(asked: Asked) -> bool:
 def run(run: FaultRun) -> None:
     part, rows = "handover", "S3"
     times = run.pick(25, 2)
-    seconds = max(times * PAUSE + 3.0, LEAST / RATE + 3.0 if run.long else 0.0)
+    pause = PAUSES[not run.long]
+    seconds = max(times * pause + 3.0, LEAST / RATE + 3.0 if run.long else 0.0)
     done = f"{times} hand-overs under {RATE:.0f}/s"
     took: list[float] = []
     with FaultServer(run.directory("handover")) as server:
@@ -54,7 +55,7 @@ def run(run: FaultRun) -> None:
         ]
         with loads[0], loads[1], closing(LogWatch(server.log)) as log:
             for number in range(times):
-                loads[0].wait_until(1.0 + number * PAUSE)
+                loads[0].wait_until(1.0 + number * pause)
                 took.append(server.hand_over(log))
                 if number % 5 == 4:
                     progress(f"handover: {number + 1} of {times}")

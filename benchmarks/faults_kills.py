@@ -26,7 +26,6 @@ BATCH_SECONDS = 0.05
 # that the one to blame, if any, can be told: half a second here. One that dies again then
 # is taken for poison, which is right for a row and would be bad luck under a second kill.
 PAUSE = 1.2
-TAIL = 3.0  # seconds of load after the last kill
 QUIET_SECONDS = 0.2  # without a line of the log: the work after the last kill is over
 PATIENCE = 20.0  # seconds for the server to be at full strength again
 DETECTED, FULL, FULL_SPARE = 0.005, 0.3, 0.05  # seconds
@@ -65,7 +64,7 @@ def run(run: FaultRun) -> None:
 
 
 def run_kills(run: FaultRun, spares: int) -> None:
-    kills = run.pick(100, 3)
+    kills, tail = run.pick(100, 2), run.pick(3, 1)
     done = f"{kills} worker kills, {REPLICAS} replicas"
     done += ", a warm spare" if spares else ""
     scratch = run.directory(f"kills-{spares}")
@@ -77,10 +76,10 @@ def run_kills(run: FaultRun, spares: int) -> None:
             if run.long:
                 run.duration("kills", "W1", done, "full strength", FULL_SPARE, [])
             return
-        warm(server)
+        warm(server, 1.5 if run.long else 0.5)
         load = CheckedLoad(
             server.url_of("echo"),
-            [(RATE, kills * PAUSE + TAIL)],
+            [(RATE, kills * PAUSE + tail)],
             f'{{"input":[{NUMBER}]}}',
             seed=run.seed,
         )
@@ -124,10 +123,10 @@ def deploy(server: FaultServer, marks: Path, spares: int) -> bool:
     return True
 
 
-def warm(server: FaultServer) -> None:
+def warm(server: FaultServer, seconds: float) -> None:
     """Until the batches are as large as they have to be."""
     url = server.url_of("echo")
-    with CheckedLoad(url, [(RATE, 1.5)], f'{{"input":[{NUMBER}]}}') as load:
+    with CheckedLoad(url, [(RATE, seconds)], f'{{"input":[{NUMBER}]}}') as load:
         load.seen()
 
 

@@ -96,7 +96,8 @@ def attempt(
 
 def run_cold(bench: Trials) -> None:
     """Load on a model that was deployed a moment ago and never asked before."""
-    loads = [(COLD * bench.capacity, max(2.0, bench.seconds))]
+    seconds = bench.seconds if bench.short else max(2.0, bench.seconds)
+    loads = [(COLD * bench.capacity, seconds)]
 
     def load(lane: Lane, round_: int) -> None:
         measure(bench, "cold", lane, COLD, loads, round_, cold=True)
@@ -106,7 +107,7 @@ def run_cold(bench: Trials) -> None:
 
 def run_step(bench: Trials) -> None:
     """A full load, ten quiet seconds, and the full load again."""
-    lengths = (1.0, 1.0, 1.5) if bench.short else (3.0, 10.0, 3.0)
+    lengths = (0.5, 0.5, 1.0) if bench.short else (3.0, 10.0, 3.0)
     rates = [load * bench.capacity for load in STEP]
 
     def load(lane: Lane, round_: int) -> None:
@@ -125,7 +126,7 @@ def run_step(bench: Trials) -> None:
 
 def run_slowdown(bench: Trials) -> None:
     """The model halves its speed in the middle of a load."""
-    half = 2.0 if bench.short else max(4.0, bench.seconds)
+    half = 1.0 if bench.short else max(4.0, bench.seconds)
     flag = bench.scratch / "slow"
     loads = [(SLOWDOWN * bench.capacity, 2 * half)]
 

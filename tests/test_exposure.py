@@ -344,6 +344,8 @@ async def test_repeated_errors_fill_no_disk(running: Running) -> None:
 
 # -- what is touched ---------------------------------------------------------------------
 
+STRACE = ("strace", "-f", "--seccomp-bpf", "-e", "trace=%file", "-s", "4096")
+
 
 @pytest.mark.fault("N6")
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -351,11 +353,10 @@ async def test_cve_2023_1177_2023_2780_2024_1483_no_name_is_a_path(tmp_path: Pat
     """Hostile names in every place, while all that the server opens, makes or removes is
     written down: nothing but what is in its data directory."""
     trace = tmp_path / "trace"
-    calls = "trace=%file"
     process = ServeProcess(
         tmp_path,
         "traced",
-        before=("strace", "-f", "-o", str(trace), "-e", calls, "-s", "4096"),
+        before=(*STRACE, "-o", str(trace)),
     )
     process.start()
     server = 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import string
 
 import pytest
@@ -87,6 +88,7 @@ SAMPLE = issue(rows=20)
         " " + SAMPLE[1:],
         SAMPLE.swapcase(),
     ],
+    ids=itertools.count(),  # which sample it is differs from run to run
 )
 def test_there_is_one_spelling(text: str) -> None:
     IDS.read(SAMPLE + ".19")

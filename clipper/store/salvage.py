@@ -203,7 +203,7 @@ def _numbered_rows(
 ) -> Iterator[Row]:
     """The rows of a log in order; `gaps` is told between which numbers, both included,
     none can be read (None: to the end)."""
-    number, start = log.columns[0], 0
+    number, start = log.columns[0], 1
     statement = (
         f"SELECT {', '.join(log.columns)} FROM {log.table} NOT INDEXED "
         f"WHERE {number} >= ? ORDER BY {number}"
@@ -224,7 +224,7 @@ def _numbered_rows(
 
 def _behind_gap(old: sqlite3.Connection, table: str, number: str, start: int) -> int | None:
     """The next number from `start` on that can be read; None if there is none."""
-    step, last = 1, _last_number(old, table, number)
+    step, last = 1, max(_last_numbers(old, table, number), default=None)
     for _ in range(MOST_LOOKS):
         if last is not None and start > last:
             return None
@@ -242,17 +242,17 @@ def _behind_gap(old: sqlite3.Connection, table: str, number: str, start: int) ->
     return None
 
 
-def _last_number(old: sqlite3.Connection, table: str, number: str) -> int | None:
-    """The last number of a table, None if nobody knows."""
+def _last_numbers(old: sqlite3.Connection, table: str, number: str) -> Iterator[int]:
+    """The last number of a table as its rows know it, and as SQLite counted them: what of
+    these can be read."""
     for statement in (
         f"SELECT max({number}) FROM {table} NOT INDEXED",
-        f"SELECT seq FROM sqlite_sequence WHERE name = '{table}'",
+        f"SELECT max(seq) FROM sqlite_sequence WHERE name = '{table}'",
     ):
         with suppress(sqlite3.Error):
-            found = old.execute(statement).fetchone()
-            if found is not None and isinstance(found[0], int):
-                return found[0]
-    return None
+            (found,) = old.execute(statement).fetchone()
+            if isinstance(found, int):
+                yield found
 
 
 # -- rows that are taken -----------------------------------------------------------------
@@ -356,17 +356,14 @@ def _places(gaps: list[tuple[int, int | None]]) -> str:
         for first, last in gaps[:_PLACES]
     ]
     more = len(gaps) - _PLACES
-    rest = f" and in {more} more places" if more > 0 else ""
+    rest = f" and in {more} more {'place' if more == 1 else 'places'}" if more > 0 else ""
     return f"; those {', '.join(told)}{rest} are lost"
 
 
 def _copy_sequences(old: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
     """No number is given twice."""
     for table, number in (("feedback", "seq"), ("decision", "id")):
-        last = _last_number(old, table, number) or 0
-        with suppress(sqlite3.Error):
-            statement = "SELECT max(seq) FROM sqlite_sequence WHERE name = ?"
-            last = max(last, old.execute(statement, (table,)).fetchone()[0] or 0)
+        last = max(_last_numbers(old, table, number), default=0)
         taken = fresh.execute(
             "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (last, table)
         )

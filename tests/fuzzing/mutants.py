@@ -163,7 +163,7 @@ GROUPS = {
     ),
     "salvage": Group(
         ("store/salvage.py",),
-        ("store/test_salvage.py", "store/test_damage.py"),
+        ("store/test_salvage_rows.py", "store/test_salvage.py", "store/test_damage.py"),
     ),
 }
 
@@ -185,6 +185,9 @@ EQUIVALENT: dict[str, str] = {
     r"size >= max_bytes and taken": "the slow way takes the same work",
     r"\"[^\"a-z]*\b(FROM|SET|WHERE|PRAGMA) [^\"a-z]*\"": "SQL has no case",
     r"\"[^\"A-Z]*\b(from|set|where|pragma) [^\"A-Z]*\"": "SQL has no case",
+    r"(?i)(?<![a-z])\"(begin immediate|commit)\"": "SQL has no case",
+    r"\"(insert into [a-z_]+|INSERT INTO [A-Z_]+) ": "SQL has no case",
+    r"\(\"desc\"|\"desc\"\)": "SQL has no case",
     r"for table in \(\"(FEEDBACK|feedback)\", \"(PERSON|person)\"\)": "SQL has no case",
     r"(?i)sum integer not null\) without rowid": "done at import, before the mutant is",
     r"_last_chunk \+= 2": "numbers of chunks rise, and need not be close",

@@ -307,6 +307,23 @@ async def test_gaps_are_told_where_they_are(data: Path) -> None:
     assert len(gaps) in (3, 4) and lost == {*range(1, ENTRIES + 1)} - there
 
 
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (4, r"(of numbers \d+ to \d+(, )?){4} are lost"),
+        (5, r"(of numbers \d+ to \d+(, )?){5} are lost"),
+        (6, r"(of numbers \d+ to \d+(, )?){5} and in 1 more place are lost"),
+        (8, r"(of numbers \d+ to \d+(, )?){5} and in 3 more places are lost"),
+    ],
+)
+async def test_of_many_gaps_the_first_are_told(data: Path, count: int, told: str) -> None:
+    texts = [body(200 + 150 * number) for number in range(count)]
+    damage(data, lambda content: zero_pages_with(content, *texts))
+    await read(data, recover=True)
+    report = (aside(data) / "report.txt").read_text()
+    assert re.search(f"entries of feedback: \\d+ kept; those {told}\n", report), report
+
+
 @pytest.mark.parametrize("step", ["_take_over", "_put_aside", "os.replace"])
 async def test_a_recovery_that_fails_has_lost_nothing(
     data: Path, step: str, monkeypatch: pytest.MonkeyPatch

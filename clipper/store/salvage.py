@@ -1,9 +1,9 @@
 """What can still be read of a damaged database, taken over into a new one.
 
-Rows are copied one by one as far as SQLite reaches them: around pages that cannot be read,
-and without any index. Those of the logs are taken only where they match their sums; a
-record is taken as it is, since damage of one record is its own. The damaged files are not
-written to: a copy is read, and they are put aside with what belongs to them.
+Rows are copied one by one as far as they can be read. Those of the logs are taken only
+where they match their sums; a record is taken as it is, since damage of one record is its
+own. The damaged files are not written to: a copy is read, and they are put aside with what
+belongs to them.
 """
 
 from __future__ import annotations
@@ -12,28 +12,27 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from clipper.errors import StoreError
 
-from . import decisions
-from .checks import STEPS_PER_SECOND
 from .database import connect, create, log_path
 from .directory import UNFINISHED, sync
-from .log_rows import entry_sum, person_sum, unkept
-from .migrations import has_own_pages
+from .remains import (
+    LOGS,
+    Log,
+    has_tables,
+    keyed_rows,
+    last_numbers,
+    make_first_page,
+    numbered_rows,
+    open_remains,
+)
 from .rows import COUNTER, LAST_NUMBER, TABLES, decode, number_body
 from .tables import checksum
-
-Row: TypeAlias = tuple[Any, ...]
-
-# What is skipped at once at most while rows behind a gap are looked for, and how often is
-# looked where nobody knows any more how far a table went.
-MOST_SKIPPED = 128
-MOST_LOOKS = 20_000
 
 # Numbers that may have been given out and are not remembered are passed by, with some room.
 LEAP = 1_000_000
@@ -56,15 +55,6 @@ class Salvaged(NamedTuple):
 
     aside: Path
     lines: list[str]
-
-
-class Log(NamedTuple):
-    """A table of numbered rows: its columns, the number first, and what makes a row as it
-    was read one to write, or None where it is damaged."""
-
-    table: str
-    columns: tuple[str, ...]
-    check: Callable[[Row], Row | None]
 
 
 def salvage(path: Path) -> Salvaged:
@@ -109,10 +99,10 @@ def _copy(path: Path, copy: Path) -> Path:
 
 def _take_over(copy: Path, new: Path) -> list[str]:
     lines = []
-    if not _has_tables(copy):
-        _make_first_page(copy, new)
+    if not has_tables(copy):
+        make_first_page(copy, new)
         lines.append("the first page of the file was damaged, and is that of an empty one")
-    with closing(_open_copy(copy)) as old, closing(connect(new)) as fresh:
+    with closing(open_remains(copy)) as old, closing(connect(new)) as fresh:
         fresh.execute("PRAGMA synchronous = FULL")
         fresh.execute("BEGIN IMMEDIATE")
         lines += _copy_records(old, fresh)
@@ -147,174 +137,12 @@ def _put_aside(path: Path, lines: list[str]) -> Path:
     return folder
 
 
-# -- reading what is damaged -------------------------------------------------------------
-
-
-def _open_copy(copy: Path) -> sqlite3.Connection:
-    connection = connect(copy)
-    connection.text_factory = bytes  # whatever they are
-    run = connection.execute
-    run("PRAGMA locking_mode = EXCLUSIVE")
-    run("PRAGMA mmap_size = 0")
-    run("PRAGMA writable_schema = ON")  # goes on where the file is shorter than it says
-    run("PRAGMA trusted_schema = OFF")
-    run("PRAGMA cell_size_check = ON")
-    return connection
-
-
-def _has_tables(copy: Path) -> bool:
-    with closing(_open_copy(copy)) as connection:
-        try:
-            found = connection.execute("SELECT name FROM sqlite_master").fetchall()
-            if not has_own_pages(connection):
-                return False
-        except sqlite3.Error:
-            return False
-    return {table.encode() for table in TABLES} <= {name for (name,) in found}
-
-
-def _make_first_page(copy: Path, new: Path) -> None:
-    """Give the file the first page of an empty database: its tables begin at the same
-    places, unless it was made by an earlier version."""
-    page = bytearray(new.read_bytes()[:4096])
-    pages = max(1, copy.stat().st_size // len(page))
-    page[28:32] = pages.to_bytes(4, "big")
-    page[32:40] = bytes(8)  # no free pages
-    page[92:96] = page[24:28]  # the number of pages is valid
-    with copy.open("r+b") as file:
-        file.write(page)
-
-
-def _keyed_rows(old: sqlite3.Connection, table: str) -> tuple[dict[bytes, Row], bool]:
-    """The rows of a table of records by key, from both its ends if there is a gap in the
-    middle; whether there is none."""
-    rows: dict[bytes, Row] = {}
-    for direction in ("ASC", "DESC"):
-        statement = f"SELECT key, body, sum FROM {table} ORDER BY key {direction}"
-        with suppress(sqlite3.Error):
-            for row in old.execute(statement):
-                rows.setdefault(row[0], row)
-            return rows, direction == "ASC"
-    return rows, False
-
-
-def _numbered_rows(
-    old: sqlite3.Connection, log: Log, gaps: list[tuple[int, int | None]]
-) -> Iterator[Row]:
-    """The rows of a log in order; `gaps` is told between which numbers, both included,
-    none can be read (None: to the end)."""
-    number, start = log.columns[0], 1
-    statement = (
-        f"SELECT {', '.join(log.columns)} FROM {log.table} NOT INDEXED "
-        f"WHERE {number} >= ? ORDER BY {number}"
-    )
-    while True:
-        try:
-            for row in old.execute(statement, (start,)):
-                start = row[0] + 1
-                yield row
-            return
-        except sqlite3.Error:
-            following = _behind_gap(old, log.table, number, start + 1)
-            gaps.append((start, None if following is None else following - 1))
-            if following is None:
-                return
-            start = following
-
-
-def _behind_gap(old: sqlite3.Connection, table: str, number: str, start: int) -> int | None:
-    """The next number from `start` on that can be read; None if there is none."""
-    step, last = 1, max(_last_numbers(old, table, number), default=None)
-    for _ in range(MOST_LOOKS):
-        if last is not None and start > last:
-            return None
-        try:
-            found = old.execute(
-                f"SELECT {number} FROM {table} NOT INDEXED WHERE {number} >= ? "
-                f"ORDER BY {number} LIMIT 1",
-                (start,),
-            ).fetchone()
-        except sqlite3.Error:
-            start += step
-            step = min(2 * step, MOST_SKIPPED)
-        else:
-            return None if found is None else int(found[0])
-    return None
-
-
-def _last_numbers(old: sqlite3.Connection, table: str, number: str) -> Iterator[int]:
-    """The last number of a table as its rows know it, and as SQLite counted them: what of
-    these can be read."""
-    for statement in (
-        f"SELECT max({number}) FROM {table} NOT INDEXED",
-        f"SELECT max(seq) FROM sqlite_sequence WHERE name = '{table}'",
-    ):
-        with suppress(sqlite3.Error):
-            (found,) = old.execute(statement).fetchone()
-            if isinstance(found, int):
-                yield found
-
-
-# -- rows that are taken -----------------------------------------------------------------
-
-
-def _entry(row: Row) -> Row | None:
-    seq, application, key, uid, at, body, total = row
-    try:
-        name = None if key is None else unkept(key.decode())
-        steps = round(at * STEPS_PER_SECOND)
-        if total != entry_sum(application, name, steps, body):
-            return None
-        return seq, application, _text(key), _text(uid), at, body.decode(), total
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def _person(row: Row) -> Row | None:
-    number, application, who, seq, body, total = row
-    try:
-        if total != person_sum(application, who.decode(), seq, body):
-            return None
-        return number, application, who.decode(), seq, body, total
-    except (AttributeError, TypeError, UnicodeError):
-        return None
-
-
-def _decision(row: Row) -> Row | None:
-    number, first, last, at, size, body, total = row
-    try:
-        decisions.check_row((number, first, last, at, body, total))
-    except (StoreError, TypeError, ValueError):
-        return None
-    return row if size == len(body) else None
-
-
-def _spent(row: Row) -> Row | None:
-    seq, application, key, at = row
-    try:
-        return (seq, int(application), key.decode(), float(at))
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
-
-
-LOGS = (
-    Log("feedback", ("seq", "application", "key", "uid", "at", "body", "sum"), _entry),
-    Log("person", ("id", "application", "who", "seq", "body", "sum"), _person),
-    Log("decision", ("id", "first", "last", "at", "bytes", "body", "sum"), _decision),
-    Log("spent", ("seq", "application", "key", "at"), _spent),
-)
-
-
 # -- writing the new one -----------------------------------------------------------------
 
 
 def _copy_records(old: sqlite3.Connection, fresh: sqlite3.Connection) -> Iterator[str]:
     for table in TABLES:
-        rows, whole = _keyed_rows(old, table)
+        rows, whole = keyed_rows(old, table)
         kept = damaged = 0
         for key, body, total in rows.values():
             try:
@@ -338,7 +166,7 @@ def _copy_log(old: sqlite3.Connection, fresh: sqlite3.Connection, log: Log) -> s
     statement = (
         f"INSERT OR IGNORE INTO {log.table} ({', '.join(log.columns)}) VALUES ({marks})"
     )
-    for row in _numbered_rows(old, log, gaps):
+    for row in numbered_rows(old, log, gaps):
         values = log.check(row)
         if values is not None and fresh.execute(statement, values).rowcount:
             kept += 1
@@ -363,7 +191,7 @@ def _places(gaps: list[tuple[int, int | None]]) -> str:
 def _copy_sequences(old: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
     """No number is given twice."""
     for table, number in (("feedback", "seq"), ("decision", "id")):
-        last = max(_last_numbers(old, table, number), default=0)
+        last = max(last_numbers(old, table, number), default=0)
         taken = fresh.execute(
             "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (last, table)
         )

@@ -162,7 +162,7 @@ GROUPS = {
         ),
     ),
     "salvage": Group(
-        ("store/salvage.py",),
+        ("store/salvage.py", "store/remains.py"),
         ("store/test_salvage_rows.py", "store/test_salvage.py", "store/test_damage.py"),
     ),
 }

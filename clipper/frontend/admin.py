@@ -29,9 +29,10 @@ from clipper.frontend.original import (
     Policy,
     policy_settings,
 )
+from clipper.frontend.responses import json_response
 from clipper.frontend.schemas import KnownUid
 from clipper.frontend.schemas import NamedVersion as Version
-from clipper.frontend.web import json_response, middleware
+from clipper.frontend.web import middleware
 from clipper.model import Model
 from clipper.values import check_name, check_uid
 from clipper.version import __version__

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from clipper.frontend.web import SAFE_HEADERS
+from clipper.frontend.responses import SAFE_HEADERS
 
 
 class Lines:

@@ -10,9 +10,11 @@ from aiohttp import web
 
 from clipper.config import Limits
 from clipper.errors import InvalidInput
+from clipper.frontend.bodies import read_body
 from clipper.frontend.decoding import plain_words
 from clipper.frontend.gate import JSON, Gate
-from clipper.frontend.web import HEAD, SAFE_HEADERS, Handler, json_response, read_body
+from clipper.frontend.responses import SAFE_HEADERS, json_response
+from clipper.frontend.web import HEAD, Handler
 
 Body = TypeVar("Body")
 

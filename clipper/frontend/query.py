@@ -12,21 +12,15 @@ from clipper.config import Limits
 from clipper.errors import Overloaded
 from clipper.frontend.answers import answer_headers, batch_answer, prediction_answer
 from clipper.frontend.api import QueryApi
+from clipper.frontend.bodies import ignore_expectation, read_body
 from clipper.frontend.exposition import Exposition
 from clipper.frontend.gate import Gate
 from clipper.frontend.heads import PREDICT_MEDIA, UPDATE_MEDIA
 from clipper.frontend.lane import Lane
 from clipper.frontend.openapi import DOCS_PAGE, openapi_document
+from clipper.frontend.responses import SAFE_HEADERS, json_response
 from clipper.frontend.update import Update
-from clipper.frontend.web import (
-    HEAD,
-    SAFE_HEADERS,
-    LaneHandler,
-    ignore_expectation,
-    json_response,
-    middleware,
-    read_body,
-)
+from clipper.frontend.web import HEAD, LaneHandler, middleware
 from clipper.query import BatchQuery, Query
 
 # Asks for what a body wants: application, media type, body, parameters, receiver.

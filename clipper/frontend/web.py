@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion11, StreamReader, http_parser, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp import StreamReader, http_parser, web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from clipper.config import Limits
 from clipper.errors import (
-    BodyTimeout,
     ClipperError,
     HeadersTooLarge,
-    HTTPVersionNotSupported,
     MalformedRequest,
-    MethodNotAllowed,
-    NotFound,
-    PayloadTooLarge,
 )
 from clipper.frontend.answers import error_answer
 from clipper.frontend.express import duplicate
@@ -35,8 +30,13 @@ from clipper.frontend.gate import (
     MAX_LINE,
     Gate,
     Head,
-    error_headers,
     make_head,
+)
+from clipper.frontend.responses import (
+    SAFE_HEADERS,
+    Unnamed,
+    refusal,
+    translated,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,14 +45,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HEAD: web.RequestKey[Head] = web.RequestKey("head", Head)
 HEAD_LIMIT: web.AppKey[int] = web.AppKey("head_limit", int)  # bytes of a request's head
-
-# After these it is not sure where the next request would begin.
-_DOUBTFUL = (
-    HeadersTooLarge,
-    HTTPVersionNotSupported,
-    MalformedRequest,
-    PayloadTooLarge,
-)
 
 # What may come with a body that is not a part of it: heads and trailers, and for each of
 # its bytes what is around a chunk of one byte, and some more.
@@ -306,7 +298,7 @@ class LaneHandler(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(resp, web.HTTPException) and resp.status >= 400:
             # raised outside our middleware
-            resp = _refusal(request, _translated(resp))
+            resp = refusal(request, translated(resp))
         if self._half_closed and not self._messages:
             self.close()  # this is the last one
         return await super().finish_response(request, resp, start_time)
@@ -330,7 +322,7 @@ class LaneHandler(RequestHandler):
             if not isinstance(exc, ConnectionError):  # the client went away
                 logger.error("a request failed", exc_info=exc)
             error = ClipperError("the server failed on this request")
-        response = _Unnamed(
+        response = Unnamed(
             status=error.status,
             body=error_answer(error),
             content_type="application/json",
@@ -338,34 +330,6 @@ class LaneHandler(RequestHandler):
         )
         response.force_close()
         return response
-
-
-class _Unnamed(web.Response):
-    """An answer to what was no request, where the application's hooks do not run: it
-    does not name the software by itself."""
-
-    async def _prepare_headers(self) -> None:
-        await super()._prepare_headers()
-        self.headers.pop("Server", None)
-
-
-def error_response(error: ClipperError) -> web.Response:
-    return json_response(error.status, error_answer(error), error_headers(error))
-
-
-def json_response(
-    status: int, body: bytes, headers: dict[str, str] | None = None
-) -> web.Response:
-    """A response as the hot lane would write it."""
-    return web.Response(
-        status=status,
-        body=body,
-        content_type="application/json",
-        headers={**(headers or {}), **SAFE_HEADERS},
-    )
-
-
-SAFE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def middleware(gate: Gate) -> Any:
@@ -381,16 +345,16 @@ def middleware(gate: Gate) -> Any:
             if error.status == 401:
                 gate.unauthorized += 1
                 await asyncio.sleep(UNAUTHORIZED_DELAY)
-            return _refusal(request, error)
+            return refusal(request, error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return _refusal(request, _translated(error))
+            return refusal(request, translated(error))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             logger.exception("a request to %.200r failed", request.path)
-            return _refusal(request, ClipperError("the server failed on this request"))
+            return refusal(request, ClipperError("the server failed on this request"))
 
     return guarded
 
@@ -401,81 +365,3 @@ def _head_of(request: web.Request) -> Head:
         raise HeadersTooLarge(HEAD_TOO_LARGE)
     version = (request.version.major, request.version.minor)
     return make_head(request.method, request.raw_path, version, request.raw_headers)
-
-
-def _translated(error: web.HTTPException) -> ClipperError:
-    """aiohttp's refusals as ours."""
-    match error:
-        case web.HTTPNotFound():
-            return NotFound("there is no such route")
-        case web.HTTPMethodNotAllowed():
-            allowed = ", ".join(sorted(error.allowed_methods))
-            return MethodNotAllowed(f"this route takes {allowed}")
-        case web.HTTPRequestEntityTooLarge():
-            return PayloadTooLarge("the body is too large")
-        case _:
-            return MalformedRequest("the server cannot do what this request asks for")
-
-
-def _refusal(request: web.BaseRequest, error: ClipperError) -> web.Response:
-    """An error as an answer. The connection ends where what follows is in doubt, or is
-    the rest of a body that nobody wants."""
-    response = error_response(error)
-    if error.status == 405:
-        response.headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
-    if isinstance(error, _DOUBTFUL) or not request.content.at_eof():
-        response.force_close()
-    return response
-
-
-def _allowed_methods(request: web.BaseRequest) -> Iterable[str]:
-    """The methods of the route, also where the gate refused before it was looked for."""
-    found = request.match_info.http_exception if isinstance(request, web.Request) else None
-    if isinstance(found, web.HTTPMethodNotAllowed):
-        return found.allowed_methods
-    return ("GET", "HEAD", "POST")
-
-
-async def ignore_expectation(request: web.Request) -> None:
-    """For routes that use read_body: it asks for the body when the request turned out
-    to be welcome, instead of aiohttp for every request."""
-
-
-async def _ask_for_body(request: web.Request) -> None:
-    expected = request.headers.get("Expect", "").lower() == "100-continue"
-    if expected and request.version == HttpVersion11 and not request.content.total_bytes:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # this was no part of the answer
-
-
-async def read_body(
-    request: web.Request,
-    limit: int,
-    seconds: float,
-    count: Callable[[int], None] = lambda size: None,
-) -> bytes:
-    """The whole body, bounded in size and time. `count` is told the bytes as they come
-    and may raise."""
-    # Grown in one block, which is mapped by itself when it is large and given back whole:
-    # thousands of pieces would leave holes in the heap.
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            await _ask_for_body(request)
-            while True:
-                part = await request.content.readany()
-                if not part:
-                    return bytes(body)
-                if len(body) + len(part) > limit:
-                    raise PayloadTooLarge(f"the body may have at most {limit} bytes")
-                count(len(part))
-                body += part
-    except TimeoutError:
-        raise BodyTimeout("the body took too long") from None
-    except RuntimeError:
-        if request.transport is not None:
-            raise
-        # aiohttp's way to say that there is nobody left to read from
-        raise ConnectionResetError("the client went away") from None
-    except (web.RequestPayloadError, HttpProcessingError, ValueError) as error:
-        raise MalformedRequest("the body is not valid HTTP/1.1") from error

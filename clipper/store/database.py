@@ -17,21 +17,28 @@ A Database belongs to the thread that made it.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
-from urllib.parse import quote
 
 import msgspec
 
 from clipper.errors import DiskFull, StoreError
 from clipper.records import State
 
-from .directory import UNFINISHED, sync
+from .faults import (
+    FOUND_DAMAGED,
+    damaged,
+    is_damage,
+    is_full,
+    is_refusal,
+    refused,
+    unusable,
+)
+from .file import APPLICATION_ID, connect, free_bytes, identity, log_path
 from .migrations import SCHEMA_VERSION, has_own_pages, has_schema, migrate
 from .rows import APPLICATION, COUNTER, CURRENT, MODEL, TABLES, decode
 from .tables import checksum
@@ -41,8 +48,6 @@ logger = logging.getLogger(__name__)
 Durability: TypeAlias = Literal["full", "process"]
 Work: TypeAlias = Callable[[sqlite3.Connection], Any]
 
-APPLICATION_ID = 0x436C7072  # "Clpr", so that another program's file is not taken for ours
-
 # At this size the log is folded into the file; a start reads at most this much of it.
 LOG_BYTES = 4 * 1024 * 1024
 
@@ -50,25 +55,11 @@ LOG_BYTES = 4 * 1024 * 1024
 # tables; in larger files each is looked at by itself, which takes a quarter of the time.
 COMPARED_BYTES = 64 * 1024 * 1024
 
-# The work itself was wrong; the database is as it was before it.
-_REFUSED = {
-    sqlite3.SQLITE_ERROR,
-    sqlite3.SQLITE_TOOBIG,
-    sqlite3.SQLITE_CONSTRAINT,
-    sqlite3.SQLITE_MISMATCH,
-    sqlite3.SQLITE_RANGE,
-}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
-
 _NO_MATCH = "does not match its sum"
 
 _FAILED = (
     "an earlier write to the disk failed, so changes are refused until the server is "
     "started again"
-)
-_FOUND_DAMAGED = (
-    "the database was found damaged, so changes are refused; restore it from a backup "
-    "before the server is started again"
 )
 
 
@@ -93,7 +84,7 @@ class Verify(Read):
         try:
             found = _first_fault(connection, "1", _is_small(connection))
         except sqlite3.Error as error:
-            if _is_damage(error):
+            if is_damage(error):
                 self.damage = str(error)
             raise
         if found != "ok":
@@ -101,10 +92,6 @@ class Verify(Read):
             fault = sqlite3.DatabaseError(found)
             fault.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise fault
-
-
-class DamagedFile(StoreError):
-    """The file is not what was written. What can be read of it can be salvaged."""
 
 
 class Outcome(NamedTuple):
@@ -126,16 +113,16 @@ class Database:
         self._broken: str | None = None
         self._full = False
         try:
-            self._file = _identity(path)
+            self._file = identity(path)
             self._connection = connect(path)
         except (OSError, sqlite3.Error) as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         try:
             self._configure(durability)
             self._check()
         except (sqlite3.Error, UnicodeError) as error:
             self._connection.close()
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         except BaseException:
             self._connection.close()
             raise
@@ -151,7 +138,7 @@ class Database:
         except msgspec.DecodeError as error:
             raise damaged(self.path, f"a record makes no sense: {error}") from error
         except (sqlite3.Error, UnicodeError) as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
         if spoiled[COUNTER]:
             raise damaged(self.path, f"a row of table {COUNTER} {_NO_MATCH}")
         for kept, table in (
@@ -171,7 +158,7 @@ class Database:
         try:
             return work(self._connection)
         except sqlite3.Error as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
 
     def run(self, group: Sequence[Work]) -> list[Outcome]:
         """Do each work in the group and make all of it durable with one flush. A work
@@ -196,13 +183,13 @@ class Database:
         if self._broken is not None:
             return False
         try:
-            if self._log.stat().st_size < min(at, _free_bytes(self.path) // 2):
+            if self._log.stat().st_size < min(at, free_bytes(self.path) // 2):
                 return False
             busy, _, _ = self._connection.execute(
                 "PRAGMA wal_checkpoint(TRUNCATE)"
             ).fetchone()
         except (OSError, sqlite3.Error) as error:
-            if not _is_full(error):
+            if not is_full(error):
                 self._break(error)
             return False
         return not busy
@@ -290,7 +277,7 @@ class Database:
                 outcomes += self._attempt_together(merge, list(works))
         self._connection.execute("COMMIT")
         # A file that was removed or replaced takes writes as before, for nobody.
-        if _identity(self.path) != self._file:
+        if identity(self.path) != self._file:
             raise StoreError("the database file was replaced")
         return outcomes
 
@@ -308,10 +295,10 @@ class Database:
         try:
             outcome = Outcome(work(self._connection))
         except Exception as error:
-            if not _is_refusal(error) or not self._connection.in_transaction:
+            if not is_refusal(error) or not self._connection.in_transaction:
                 raise
             run("ROLLBACK TO work")
-            outcome = Outcome(error=_refused(error))
+            outcome = Outcome(error=refused(error))
         run("RELEASE work")
         return outcome
 
@@ -322,7 +309,7 @@ class Database:
         try:
             return Outcome(work(self._connection))
         except Exception as error:
-            return Outcome(error=_refused(error))
+            return Outcome(error=refused(error))
 
     def _failed(self, group: Sequence[Work], error: Exception) -> list[Outcome]:
         try:
@@ -330,7 +317,7 @@ class Database:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error as second:
             error = second
-        if not _is_full(error):
+        if not is_full(error):
             self._break(error)
             return [Outcome(error=self._refusal()) for _ in group]
         if len(group) > 1:  # what is small may still fit where its neighbour does not
@@ -341,7 +328,7 @@ class Database:
         return [Outcome(error=DiskFull("the disk is full; nothing was changed"))]
 
     def _break(self, error: Exception) -> None:
-        self._broken = _FOUND_DAMAGED if _is_damage(error) else _FAILED
+        self._broken = FOUND_DAMAGED if is_damage(error) else _FAILED
         logger.error("%s takes no more changes: %s", self.path, error, exc_info=error)
 
     def _refusal(self) -> StoreError:
@@ -350,28 +337,6 @@ class Database:
     def __repr__(self) -> str:
         state = "broken" if self._broken else "full" if self._full else "ok"
         return f"<Database {self.path} {state}>"
-
-
-def create(path: Path) -> None:
-    """Make an empty database at `path`, whole or not at all, so that a file found there
-    later is never one that was interrupted while it was made."""
-    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
-    try:
-        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        with closing(connect(unfinished)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            migrate(connection, 0)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        sync(unfinished)
-        os.replace(unfinished, path)
-        sync(path.parent)
-    except (OSError, sqlite3.Error) as error:
-        raise _unusable(path, error) from error
-
-
-def log_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
 
 
 def _first_fault(connection: sqlite3.Connection, what: str, compare: bool = False) -> str:
@@ -397,60 +362,3 @@ def _is_of_another(table: str, key: str, body: Any, total: int) -> bool:
 
 def _merge_of(work: Work) -> Any:
     return getattr(work, "merge", None)
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    address = f"file:{quote(str(path))}?mode=rw"
-    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=1.0)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
-
-
-def _free_bytes(path: Path) -> int:
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
-
-
-def _code(error: Exception) -> int:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-
-
-def _is_full(error: Exception) -> bool:
-    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL
-
-
-def _is_damage(error: Exception) -> bool:
-    return isinstance(error, sqlite3.Error) and _code(error) in _DAMAGED
-
-
-def _is_refusal(error: Exception) -> bool:
-    return not isinstance(error, sqlite3.Error) or _code(error) in _REFUSED
-
-
-def _refused(error: Exception) -> Exception:
-    if _is_damage(error):
-        return StoreError(_FOUND_DAMAGED)
-    if isinstance(error, sqlite3.Error):
-        return StoreError(f"the database refused the change: {error}")
-    return error
-
-
-def damaged(path: Path, reason: str) -> DamagedFile:
-    return DamagedFile(
-        f"{path} is damaged ({reason}); restore it from a backup, or start with --recover "
-        f"to go on with what can be read of it, or move the directory {path.parent} away "
-        "to start with an empty one"
-    )
-
-
-def _unusable(path: Path, error: Exception) -> StoreError:
-    if isinstance(error, OSError):
-        return StoreError(f"cannot open {path}: {error.strerror}")
-    if _code(error) in _DAMAGED | {sqlite3.SQLITE_ERROR}:
-        return damaged(path, str(error))
-    if _code(error) == sqlite3.SQLITE_BUSY:
-        return StoreError(f"another program has {path} open; close it and start again")
-    return StoreError(f"cannot open {path}: {error}; check the disk and the permissions")

@@ -14,7 +14,7 @@ from clipper.errors import StoreError
 
 from . import decisions
 from .checks import STEPS_PER_SECOND
-from .database import connect
+from .file import connect
 from .log_rows import entry_sum, person_sum, unkept
 from .migrations import has_own_pages
 from .rows import TABLES

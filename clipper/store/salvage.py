@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from clipper.errors import StoreError
 
-from .database import connect, create, log_path
 from .directory import UNFINISHED, sync
+from .file import connect, create, log_path
 from .remains import (
     LOGS,
     Log,

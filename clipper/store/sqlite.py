@@ -15,17 +15,11 @@ from clipper.errors import StoreError
 from clipper.records import State
 
 from .base import Change
-from .database import (
-    DamagedFile,
-    Database,
-    Durability,
-    Verify,
-    create,
-    damaged,
-    log_path,
-)
+from .database import Database, Durability, Verify
 from .directory import DataDirectory
+from .faults import DamagedFile, damaged
 from .feedback import Numbers, last_number
+from .file import create, log_path
 from .rows import encode
 from .salvage import salvage
 from .sqlite_log import SQLiteLog

@@ -14,15 +14,10 @@ from polling import eventually
 
 from clipper.config import Limits, Settings
 from clipper.errors import Overloaded
+from clipper.frontend.bodies import ignore_expectation, read_body
 from clipper.frontend.gate import Gate
-from clipper.frontend.web import (
-    HEAD,
-    WebLane,
-    ignore_expectation,
-    json_response,
-    middleware,
-    read_body,
-)
+from clipper.frontend.responses import json_response
+from clipper.frontend.web import HEAD, WebLane, middleware
 
 from .raw import Wire, ask, connect, request
 

@@ -137,6 +137,8 @@ GROUPS = {
     "store": Group(
         (
             "store/database.py",
+            "store/faults.py",
+            "store/file.py",
             "store/sqlite.py",
             "store/sqlite_log.py",
             "store/memory_log.py",

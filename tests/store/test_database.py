@@ -21,16 +21,10 @@ from clipper.store.base import (
     PutModel,
     SetCurrent,
 )
-from clipper.store.database import (
-    SCHEMA_VERSION,
-    DamagedFile,
-    Database,
-    Outcome,
-    Verify,
-    Work,
-    create,
-    log_path,
-)
+from clipper.store.database import Database, Outcome, Verify, Work
+from clipper.store.faults import DamagedFile
+from clipper.store.file import create, log_path
+from clipper.store.migrations import SCHEMA_VERSION
 from clipper.store.rows import COUNTER, LAST_NUMBER, Row, encode, number_body
 from clipper.store.tables import apply, checksum
 

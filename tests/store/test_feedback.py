@@ -11,8 +11,9 @@ import pytest
 
 from clipper.errors import DiskFull, StoreError
 from clipper.store.base import Appended, Chunk, Logged, Person, Snapshot
-from clipper.store.database import Database, Outcome, Read, create
+from clipper.store.database import Database, Outcome, Read
 from clipper.store.feedback import Append, Numbers, last_number, read_page, read_range
+from clipper.store.file import create
 from clipper.store.sqlite import SQLiteStore
 
 from .log_contract import BOUNDLESS, NOW, append, bodies, entry, logged, seqs

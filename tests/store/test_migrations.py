@@ -9,7 +9,8 @@ from clipper.errors import StoreError
 from clipper.records import State
 from clipper.store import migrations
 from clipper.store.base import PutApplication, PutModel, SetCurrent
-from clipper.store.database import Database, create
+from clipper.store.database import Database
+from clipper.store.file import create
 from clipper.store.log_rows import encode_entries
 from clipper.store.migrations import SCHEMA_VERSION
 from clipper.store.rows import encode

@@ -11,7 +11,8 @@ import pytest
 
 from clipper.errors import Overloaded, StoreError
 from clipper.records import State
-from clipper.store.database import Database, create
+from clipper.store.database import Database
+from clipper.store.file import create
 from clipper.store.writer import GROUP, SLICE, SLICE_BYTES, WAITING_BYTES, Writer
 
 

@@ -227,6 +227,8 @@ def _envelope_of(parameters: str) -> Envelope:
             fields[name] = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             raise InvalidInput(f"the query parameter {name} must be JSON") from None
+        if fields[name] is None and name != "context":
+            raise InvalidInput(f"the query parameter {name} is left out, not null")
     try:
         return msgspec.convert(fields, Envelope)
     except msgspec.ValidationError as error:

@@ -24,6 +24,7 @@ from clipper.frontend.schemas import (
     Labels,
     ModelNames,
     Name,
+    Uid,
     described,
 )
 from clipper.frontend.schemas import NamedVersion as Version
@@ -111,7 +112,7 @@ class Verbose(msgspec.Struct):
 
 class StateOf(msgspec.Struct):
     app_name: str
-    uid: int | str | UnsetType | None = UNSET
+    uid: Uid | UnsetType = UNSET
 
 
 class OriginalRoutes:

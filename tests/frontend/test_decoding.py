@@ -566,7 +566,7 @@ def test_fields_in_the_query_string() -> None:
     ["x=1", "uid=1&uid=2", "deadline_ms=x", "deadline_ms=0", "deadline_ms=NaN", "cache=2",
      "context=%5B", "version=..", "uid=" + "a" * 257,
      "&".join(f"a{i}=1" for i in range(20)),
-     "input=%5B1%5D", "deadline_ms=" + "%5B" * 2000],
+     "input=%5B1%5D", "deadline_ms=" + "%5B" * 2000, "deadline_ms=null", "cache=null"],
 )  # fmt: skip
 def test_wrong_fields_in_the_query_string(parameters: str) -> None:
     with pytest.raises(InvalidInput):

@@ -391,6 +391,18 @@ async def admin_document() -> AsyncIterator[tuple[dict[str, Any], set[tuple[str,
 Admin = tuple[dict[str, Any], set[tuple[str, str]]]
 
 
+def test_a_uid_has_the_same_bounds_wherever_it_is_sent(admin_document: Admin) -> None:
+    schemas = admin_document[0]["components"]["schemas"] | DOCUMENT["components"]["schemas"]
+    bounded = {
+        name: (kind["minimum"], kind["maximum"])
+        for name in ("StateOf", "ForgetUser", "AnyRequest", "UpdateRequest")
+        for kind in schemas[name]["properties"]["uid"]["anyOf"]
+        if kind.get("type") == "integer"
+    }
+    assert len(bounded) == 4
+    assert {*bounded.values()} == {(-(2**63), 2**63 - 1)}
+
+
 def test_the_admin_document_is_valid_and_describes_every_route(
     admin_document: Admin,
 ) -> None:

@@ -37,6 +37,7 @@ WHOLE = [
 LOST_COUNTER = (
     "the numbers of applications and versions were lost, and begin anew far behind"
 )
+PAGE = 4096
 TABLES = (
     "application", "model", "current", "counter", "feedback", "person", "decision",
     "spent", "sqlite_sequence", "feedback_size",
@@ -296,3 +297,26 @@ def test_a_file_of_nothing_is_an_empty_database(tmp_path: Path) -> None:
     assert found.lines[0].startswith("the first page of the file was damaged")
     told = "entries of feedback: 0 kept; those from number 1 on are lost"
     assert found.lines[4] == told
+
+
+def test_around_a_gap_records_are_read_from_both_ends(tmp_path: Path) -> None:
+    asyncio.run(many(tmp_path))
+    path = tmp_path / "clipper.db"
+    content = bytearray(path.read_bytes())
+    page = content.index(b"30" * 250) // PAGE * PAGE
+    content[page : page + PAGE] = bytes(PAGE)
+    path.write_bytes(content)
+    [line, *_] = salvage(path).lines
+    names = {name for name, _, _ in rows(path, "application")}
+    assert names >= {f"a{n}" for n in (*range(10, 20), *range(50, 60))}
+    assert "a30" not in names
+    assert line == f"applications: {len(names)} kept; others are lost"
+
+
+async def many(directory: Path) -> None:
+    """Applications on many pages."""
+    store = SQLiteStore(directory)
+    await store.open()
+    records = [application(f"a{n}", n, default_output=f"{n}" * 250) for n in range(10, 60)]
+    await store.commit(*map(PutApplication, records))
+    await store.close()

@@ -170,9 +170,18 @@ class TestGroups:
         self, path: Path, durability: Any, synchronous: int
     ) -> None:
         database = Database(path, durability)
+        run = database._connection.execute
+        found = [
+            run(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "fullfsync")
+        ]
+        database.close()
+        assert found == [synchronous, durability == "full"]
+
+    def test_flushes_fully_where_nothing_else_is_said(self, path: Path) -> None:
+        database = Database(path)
         found = database._connection.execute("PRAGMA synchronous").fetchone()
         database.close()
-        assert found == (synchronous,)
+        assert found == (2,)
 
 
 class TestFullDisk:

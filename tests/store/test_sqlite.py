@@ -149,6 +149,25 @@ def other_server(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 class TestSQLiteStore(StoreContract):
+    @pytest.mark.parametrize("recover", [False, True])
+    @pytest.mark.parametrize(
+        ("durability", "synchronous"),
+        [({}, 2), ({"durability": "full"}, 2), ({"durability": "process"}, 1)],
+    )
+    async def test_flushes_as_it_was_told(
+        self, tmp_path: Path, durability: Any, synchronous: int, recover: bool
+    ) -> None:
+        data = await filled(tmp_path / "data")
+        if recover:  # the way of a file that is made anew
+            (data / "clipper.db").write_bytes(b"nothing")
+        store = SQLiteStore(data, recover=recover, **durability)
+        await store.open()
+        told = store._open_writer().submit(
+            lambda connection: connection.execute("PRAGMA synchronous").fetchone()
+        )
+        assert await told == (synchronous,)
+        await store.close()
+
     async def test_leaves_one_file_when_it_is_closed(
         self, store: SQLiteStore, tmp_path: Path
     ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -80,6 +81,22 @@ async def hold(writer: Writer) -> tuple[Gate, asyncio.Future[str]]:
     return gate, future
 
 
+async def test_start_gives_what_was_read_and_a_thread_of_its_own(path: Path) -> None:
+    writer = Bench(path).writer
+    assert await writer.start() == State()
+    [thread] = [each for each in threading.enumerate() if each.name == "clipper-store"]
+    assert thread.daemon
+    await writer.stop()
+    assert not thread.is_alive()
+
+
+async def test_nothing_is_taken_before_the_start(path: Path) -> None:
+    bench = Bench(path)
+    with pytest.raises(StoreError, match=r"^the store is closed$"):
+        bench.writer.submit(nothing)
+    await bench.writer.stop()
+
+
 async def test_what_waits_goes_in_one_group(bench: Bench) -> None:
     assert repr(bench.writer) == "<Writer open waiting=0>"
     gate, first = await hold(bench.writer)
@@ -109,7 +126,8 @@ async def test_a_full_queue_is_told_at_once_and_empties(path: Path) -> None:
 async def test_works_that_say_their_size_are_bounded_by_it(bench: Bench) -> None:
     gate, first = await hold(bench.writer)
     told = asyncio.get_running_loop().create_future()
-    bench.writer.tell(nothing, lambda *outcome: told.set_result(outcome), WAITING_BYTES)
+    bench.writer.tell(nothing, lambda *outcome: None, WAITING_BYTES - 1)
+    bench.writer.tell(nothing, lambda *outcome: told.set_result(outcome), 1)
     with pytest.raises(Overloaded):
         bench.writer.tell(nothing, lambda *outcome: None, 1)
     gate.opened.set()
@@ -143,7 +161,8 @@ async def test_others_have_their_turn_while_many_are_told(bench: Bench) -> None:
     """Works are told in slices, small ones by number and large ones by size."""
     gate, first = await hold(bench.writer)
     loop = asyncio.get_running_loop()
-    sizes = [0] * 4 * SLICE + [SLICE_BYTES // 2] * 20
+    large = [SLICE_BYTES // 2] * 20 + [SLICE_BYTES + 1] * 3
+    sizes = [0] * 4 * SLICE + large
     told: list[int] = []
     turns: list[int] = []
 
@@ -160,7 +179,9 @@ async def test_others_have_their_turn_while_many_are_told(bench: Bench) -> None:
     turn()
     await last
     assert told == list(range(len(sizes)))
-    assert {SLICE, 2 * SLICE, 4 * SLICE, 4 * SLICE + 2, 4 * SLICE + 18} <= set(turns)
+    begun = turns.index(SLICE)
+    slices = [SLICE] * 4 + [2] * 10 + [1] * 3
+    assert turns[begun : begun + len(slices)] == list(itertools.accumulate(slices))
 
 
 async def test_stop_ends_after_everyone_was_told(bench: Bench) -> None:
@@ -250,7 +271,9 @@ async def test_nobody_waits_for_a_thread_that_died(path: Path) -> None:
         await bench.writer.stop()
     finally:
         threading.excepthook = hook
-    assert all(isinstance(result, StoreError) for result in results)
+    for result in results:
+        assert isinstance(result, StoreError)
+        assert result.cause == "the store's thread is over"
     assert len(died) == 1
     assert bench.ended
 

@@ -293,8 +293,9 @@ def test_a_query_port_that_asks_for_the_token() -> None:
 
 
 def test_a_server_that_does_not_end() -> None:
-    deaf = "import signal, time; signal.signal(15, lambda *_: print('no', flush=True));"
-    deaf += "print('yes', flush=True); time.sleep(60)"
+    # os.write: a handler may come in the middle of a print
+    deaf = "import os, signal, time; signal.signal(15, lambda *_: os.write(1, b'no\\n'));"
+    deaf += "os.write(1, b'yes\\n'); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process, Clipper(port=4711) as clipper:
